@@ -1,0 +1,5 @@
+//! From bytes to the immutable [`snapshot::Snapshot`] that workers read.
+
+pub mod address;
+pub mod cidr;
+pub mod snapshot;

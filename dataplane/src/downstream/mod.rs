@@ -1,0 +1,201 @@
+//! The client's side: the HTTP connection manager's configuration, its header rules, and the connection itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::address::Address;
+use crate::route::RouteTable;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::counters::Stats;
+use crate::telemetry::names::HttpStat;
+
+/// The HTTP connection manager, parsed.
+/// Source: envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.
+pub struct HttpConnectionManager {
+    /// `http.<stat_prefix>.`
+    pub stat_prefix: Box<str>,
+    /// Counters under that prefix.
+    pub stats: Arc<Stats<HttpStat>>,
+    /// Where requests go.
+    pub routes: Arc<RouteTable>,
+    /// Timers of a connection and a request.
+    pub timeouts: HttpTimeouts,
+    /// Bytes of start line and fields that a request head may have.
+    pub header_bytes_max: u32,
+    /// Fields that a request head may have.
+    pub header_count_max: u32,
+    /// Requests on one connection before it is closed.
+    pub requests_per_connection_max: Option<u32>,
+    /// HTTP/1.1 details.
+    pub http1: Http1Options,
+    /// `server` field and how it is set on replies.
+    pub server_name: Box<str>,
+    /// What happens to a reply's `server` field.
+    pub server_header: ServerHeader,
+    /// How forwarded-for, scheme, request id, via and path are treated (see `edge`).
+    pub edge: EdgeOptions,
+    /// Rewrites of the proxy's own replies.
+    pub local_reply: crate::route::local_reply::LocalReplyMapper,
+    /// Where finished requests are logged.
+    pub access_logs: Vec<AccessLog>,
+    /// Log also when a request starts.
+    pub log_on_new_request: bool,
+    /// Log at this interval while a request lasts.
+    pub log_interval: Option<Duration>,
+    /// Upgrade tokens that are allowed, in lower case (`websocket`); empty refuses all.
+    pub upgrades: Vec<Box<str>>,
+    /// The router filter's options.
+    pub router: RouterOptions,
+    /// Whether `100-continue` is passed to the upstream instead of answered here (`proxy_100_continue`).
+    pub proxy_100_continue: bool,
+    /// Name for `http.<prefix>` tracing and logs; where `true`, a bad message ends the stream and not the connection.
+    pub stream_error_on_invalid_message: bool,
+}
+
+/// Timers; `None` is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpTimeouts {
+    /// Whole head, from its first byte. 10 s by default (Envoy: off).
+    pub request_headers: Option<Duration>,
+    /// Whole request, from its first byte to its last.
+    pub request: Option<Duration>,
+    /// No byte in either direction of a request. 5 min.
+    pub stream_idle: Option<Duration>,
+    /// Connection without a request. 1 h.
+    pub idle: Option<Duration>,
+    /// Age of a connection.
+    pub connection_duration_max: Option<Duration>,
+    /// Age of a request.
+    pub stream_duration_max: Option<Duration>,
+    /// Time between announcing the end of a connection and closing it.
+    pub drain: Duration,
+    /// Time that a client gets to read the last reply before the socket closes.
+    pub delayed_close: Duration,
+    /// No byte accepted by the client although some wait. 30 s (Envoy: the stream idle timeout).
+    pub write_progress: Option<Duration>,
+}
+
+/// HTTP/1.1 options of a downstream connection. Source: envoy.config.core.v3.Http1ProtocolOptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Http1Options {
+    /// Serve HTTP/1.0 requests instead of answering 426.
+    pub accept_http_10: bool,
+    /// `:authority` of an HTTP/1.0 request without `host`.
+    pub default_host: Option<Box<str>>,
+    /// How names are written on replies.
+    pub header_case: HeaderCase,
+    /// Forward trailers instead of dropping them.
+    pub enable_trailers: bool,
+    /// Whether `Content-Length` beside `Transfer-Encoding: chunked` is tolerated; always refused here unless set.
+    pub allow_chunked_length: bool,
+}
+
+/// How field names are written on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderCase {
+    /// As stored.
+    #[default]
+    Lower,
+    /// `Content-Type`.
+    ProperCase,
+}
+
+/// What happens to a reply's `server` field.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerHeader {
+    #[default]
+    Overwrite,
+    AppendIfAbsent,
+    PassThrough,
+}
+
+/// Options of the router filter. Source: envoy.extensions.filters.http.router.v3.Router.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouterOptions {
+    /// Keep `x-envoy-*` fields out of requests and replies.
+    pub suppress_envoy_headers: bool,
+    /// Trust `x-envoy-expected-rq-timeout-ms` from the downstream.
+    pub respect_expected_timeout: bool,
+    /// Names of `x-envoy-*` request fields whose bad values answer 400.
+    pub strict_check_headers: Vec<torus_codec::HeaderName>,
+}
+
+/// How a request's origin, scheme, id and path are established. The rules are in `edge.rs`.
+#[derive(Clone, Debug, Default)]
+pub struct EdgeOptions {
+    /// Trust the connection's address rather than `x-forwarded-for`.
+    pub use_remote_address: bool,
+    /// Hops in `x-forwarded-for` that are ours.
+    pub trusted_hop_count: u32,
+    /// Leave `x-forwarded-for` as it came.
+    pub skip_forwarded_for_append: bool,
+    /// Add `x-forwarded-port`.
+    pub append_forwarded_port: bool,
+    /// Added to `via` in both directions.
+    pub via: Box<str>,
+    /// Make `x-request-id` where there is none.
+    pub generate_request_id: bool,
+    /// Keep the client's `x-request-id` at the edge.
+    pub preserve_external_request_id: bool,
+    /// Put `x-request-id` on replies.
+    pub request_id_in_response: bool,
+    /// Addresses that count as internal besides or instead of RFC 1918.
+    pub internal_ranges: Option<Vec<crate::config::cidr::Cidr>>,
+    /// Unix socket peers count as internal.
+    pub unix_sockets_internal: bool,
+    /// RFC 3986 dot segments and percent-encoded letters.
+    pub normalize_path: bool,
+    /// `//` becomes `/`.
+    pub merge_slashes: bool,
+    /// `%2F`, `%5C` in a path.
+    pub escaped_slashes: EscapedSlashes,
+    /// Which port is removed from `:authority`.
+    pub strip_port: StripPort,
+    /// `host.` becomes `host`.
+    pub strip_trailing_dot: bool,
+    /// `:scheme` is overwritten with this.
+    pub scheme_overwrite: Option<Box<str>>,
+    /// What happens to field names with `_`.
+    pub underscores: UnderscoreAction,
+}
+
+/// What happens to `%2F`, `%2f`, `%5C` and `%5c` in a path. Source: PathWithEscapedSlashesAction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    #[default]
+    Keep,
+    Reject,
+    UnescapeAndRedirect,
+    UnescapeAndForward,
+}
+
+/// Which port is removed from `:authority` before routing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StripPort {
+    #[default]
+    Keep,
+    Matching,
+    Any,
+}
+
+/// What happens to field names that contain `_`. Source: HeadersWithUnderscoresAction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnderscoreAction {
+    #[default]
+    Allow,
+    Reject,
+    Drop,
+}
+
+/// What is known of a client's connection before its first request.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// Counted from 1 in this process.
+    pub id: u64,
+    /// The other end of the socket.
+    pub direct_remote: Address,
+    /// Our end of the socket.
+    pub local: Address,
+    /// TLS ended here.
+    pub secure: bool,
+}

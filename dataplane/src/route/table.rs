@@ -1,0 +1,5 @@
+//! The route table.
+
+/// A compiled RouteConfiguration.
+#[derive(Default)]
+pub struct RouteTable {}

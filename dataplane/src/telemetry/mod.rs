@@ -1,0 +1,6 @@
+//! What an operator sees: counters, histograms, access logs.
+
+pub mod access_log;
+pub mod counters;
+pub mod names;
+pub mod stream_info;

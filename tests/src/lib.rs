@@ -1,0 +1,1 @@
+//! Starts real programs on free ports for the tests in `tests/`.
