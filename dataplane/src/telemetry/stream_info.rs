@@ -48,7 +48,7 @@ pub struct StreamInfo {
     /// Status of the reply; 0 where there was none.
     pub response_code: u16,
     /// Envoy's `RESPONSE_CODE_DETAILS`, for instance `via_upstream`.
-    pub response_code_details: &'static str,
+    pub response_code_details: String,
     /// Why the connection ended, if the proxy ended it.
     pub connection_termination_details: Option<&'static str>,
     /// What went wrong.
@@ -100,6 +100,7 @@ impl StreamInfo {
             cluster_name: std::mem::take(&mut self.cluster_name),
             upstream_host_name: std::mem::take(&mut self.upstream_host_name),
             upstream_transport_failure: std::mem::take(&mut self.upstream_transport_failure),
+            response_code_details: std::mem::take(&mut self.response_code_details),
             filter_chain_name: std::mem::take(&mut self.filter_chain_name),
             ..Self::default()
         };
@@ -109,6 +110,7 @@ impl StreamInfo {
             &mut fresh.cluster_name,
             &mut fresh.upstream_host_name,
             &mut fresh.upstream_transport_failure,
+            &mut fresh.response_code_details,
             &mut fresh.filter_chain_name,
         ] {
             text.clear();
