@@ -2,4 +2,6 @@
 
 pub mod address;
 pub mod cidr;
+pub mod parse;
+pub mod reject;
 pub mod snapshot;
