@@ -8,5 +8,6 @@
 pub mod cluster;
 pub mod config;
 pub mod downstream;
+pub mod exchange;
 pub mod route;
 pub mod telemetry;

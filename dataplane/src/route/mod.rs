@@ -1,6 +1,18 @@
 //! Which route a request takes and what that changes: virtual host, path, header and query match, rewrite, redirect.
+//!
+//! A [`RouteTable`] is parsed once and never changes. Per request, [`RouteTable::find`] gives a [`Match`]; its methods choose the
+//! cluster and rewrite the heads in both directions. None of them allocates after warm-up: what must be built is built in
+//! [`Scratch`], of which each worker has one.
 
+pub mod action;
+pub mod hash;
 pub mod local_reply;
+pub mod mutation;
+pub mod rewrite;
+pub mod scratch;
 pub mod table;
+pub mod timeout;
 
-pub use table::RouteTable;
+pub use action::{Action, DirectResponse, Forward, Priority, Redirect, Route};
+pub use scratch::Scratch;
+pub use table::{ClusterChoice, ClusterTarget, Found, Match, RouteTable, VirtualHost, Weighted};

@@ -2,5 +2,7 @@
 
 pub mod access_log;
 pub mod counters;
+pub mod format;
+pub mod log_filter;
 pub mod names;
 pub mod stream_info;

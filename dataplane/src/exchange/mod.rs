@@ -1,0 +1,3 @@
+//! One request from its head to the last byte of its reply.
+
+pub mod retry;

@@ -1,0 +1,1 @@
+//! `*_headers_to_add` and `*_headers_to_remove`, compiled.
