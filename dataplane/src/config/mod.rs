@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod cidr;
+pub mod lifecycle;
 pub mod parse;
+pub mod publish;
 pub mod reject;
 pub mod snapshot;

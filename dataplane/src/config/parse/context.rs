@@ -1,6 +1,7 @@
 //! What every parse function needs: where it is, what is wrong so far, and what names mean.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf;
@@ -8,6 +9,8 @@ use envoy_types::pb::google::protobuf;
 use super::runtime::Runtime;
 use crate::cluster::ClusterIndex;
 use crate::config::reject::{Problems, Refused};
+use crate::telemetry::access_log::sink::{FlushOptions, LogSinks};
+use crate::telemetry::registry::Registry;
 
 /// Passed by `&mut` through all parse functions of one configuration.
 ///
@@ -28,6 +31,10 @@ pub struct ParseContext {
     pub runtime: Runtime,
     /// Who this proxy is.
     pub node: Node,
+    /// Makes and shares groups of stats: `context.registry.group::<HttpStat>("http.in.")`.
+    pub registry: Arc<Registry>,
+    /// Opens and shares access-log files.
+    pub log_sinks: Arc<LogSinks>,
 }
 
 /// Who this proxy is. Source: envoy.config.core.v3.Node, and `--service-*` flags where it leaves a field empty.
@@ -48,6 +55,7 @@ pub struct Node {
 impl ParseContext {
     /// A context without clusters or runtime values.
     pub fn new(core_count: usize) -> Self {
+        let registry = Registry::new(core_count);
         Self {
             problems: Problems::default(),
             cluster_by_name: HashMap::new(),
@@ -55,6 +63,8 @@ impl ParseContext {
             core_count,
             runtime: Runtime::default(),
             node: Node::default(),
+            log_sinks: LogSinks::new(FlushOptions::default(), &registry),
+            registry,
         }
     }
 
