@@ -11,3 +11,4 @@ pub mod downstream;
 pub mod exchange;
 pub mod route;
 pub mod telemetry;
+pub mod worker;

@@ -222,10 +222,54 @@ impl HeaderMap {
         self.entries.len() != before
     }
 
+    /// Removes every field with a known name for which `goes` holds.
+    pub fn remove_all_known(&mut self, goes: impl Fn(Known) -> bool) {
+        self.entries.retain(|entry| !entry.known.is_some_and(&goes));
+    }
+
     /// Keeps the fields for which `keep(name, value)` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
         let arena = &self.arena;
         self.entries.retain(|entry| keep(slice(arena, entry.name), slice(arena, entry.value)));
+    }
+
+    /// Joins the values of fields that come more than once and for which `joins` holds, with `,` and in order, at the place
+    /// of the first (RFC 9110 §5.3). Envoy does so to every field that it keeps by name.
+    pub fn join_repeated(&mut self, joins: impl Fn(Known) -> bool) {
+        let (mut seen, mut repeated) = (0u128, 0u128);
+        for known in self.entries.iter().filter_map(|entry| entry.known) {
+            let bit = 1u128 << known as u8;
+            repeated |= seen & bit;
+            seen |= bit;
+        }
+        while repeated != 0 {
+            let index = repeated.trailing_zeros() as u8;
+            repeated &= repeated - 1;
+            let is_it = |entry: &Entry| entry.known.is_some_and(|known| known as u8 == index);
+            let Some(known) = self.entries.iter().find(|entry| is_it(entry)).and_then(|entry| entry.known) else {
+                continue;
+            };
+            if !joins(known) {
+                continue;
+            }
+            let start = self.arena.len();
+            for entry in self.entries.iter().filter(|entry| is_it(entry)) {
+                if self.arena.len() != start {
+                    self.arena.push(b',');
+                }
+                let value = entry.value.start as usize..(entry.value.start + entry.value.len) as usize;
+                self.arena.extend_from_within(value);
+            }
+            let joined = Span { start: start as u32, len: (self.arena.len() - start) as u32 };
+            let mut first = true;
+            self.entries.retain_mut(|entry| {
+                if !is_it(entry) {
+                    return true;
+                }
+                entry.value = joined;
+                std::mem::take(&mut first)
+            });
+        }
     }
 
     /// Bytes of all names and values, without separators.

@@ -1,7 +1,13 @@
 //! The client's side: the HTTP connection manager's configuration, its header rules, and the connection itself.
 
+pub mod edge;
+pub mod request_id;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use torus_codec::HeaderName;
 
 use crate::config::address::Address;
 use crate::route::RouteTable;
@@ -137,10 +143,12 @@ pub struct EdgeOptions {
     pub generate_request_id: bool,
     /// Keep the client's `x-request-id` at the edge.
     pub preserve_external_request_id: bool,
+    /// The digit of a kept `x-request-id` that would have it traced is reset at the edge (`pack_trace_reason`).
+    pub reset_trace_reason: bool,
     /// Put `x-request-id` on replies.
     pub request_id_in_response: bool,
-    /// Addresses that count as internal besides or instead of RFC 1918.
-    pub internal_ranges: Option<Vec<crate::config::cidr::Cidr>>,
+    /// Addresses that count as internal; none unless configured, as in Envoy since CVE-2024-45806.
+    pub internal_ranges: Vec<crate::config::cidr::Cidr>,
     /// Unix socket peers count as internal.
     pub unix_sockets_internal: bool,
     /// RFC 3986 dot segments and percent-encoded letters.
@@ -155,8 +163,27 @@ pub struct EdgeOptions {
     pub strip_trailing_dot: bool,
     /// `:scheme` is overwritten with this.
     pub scheme_overwrite: Option<Box<str>>,
+    /// `:scheme` becomes that of the upstream connection, just before the request goes there.
+    pub scheme_match_upstream: bool,
     /// What happens to field names with `_`.
     pub underscores: UnderscoreAction,
+    /// Goes to `x-forwarded-for` where the peer is the loopback address: this machine's own address, as in Envoy.
+    pub local_ip: Option<IpAddr>,
+    /// Names this proxy in `user-agent` and `x-envoy-downstream-service-*` (`add_user_agent`).
+    pub user_agent: Option<UserAgent>,
+    /// Forward `x-forwarded-client-cert` as it came (`ALWAYS_FORWARD_ONLY`); every other setting removes it without mutual TLS.
+    pub forward_client_cert: bool,
+    /// Removed from external requests besides Envoy's own. Source: RouteConfiguration.internal_only_headers.
+    pub internal_only_headers: Vec<HeaderName>,
+}
+
+/// What `add_user_agent` writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserAgent {
+    /// `node.cluster`, to `x-envoy-downstream-service-cluster` and to `user-agent` where the request has none.
+    pub cluster: Box<str>,
+    /// `node.id`, to `x-envoy-downstream-service-node`.
+    pub node: Box<str>,
 }
 
 /// What happens to `%2F`, `%2f`, `%5C` and `%5c` in a path. Source: PathWithEscapedSlashesAction.

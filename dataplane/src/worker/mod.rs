@@ -1,0 +1,3 @@
+//! One core: owns every connection, pool, timer and buffer of that core.
+
+pub mod random;
