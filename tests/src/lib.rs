@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod binaries;
 pub mod client;
+pub mod differential;
 pub mod message;
 pub mod ports;
 pub mod program;

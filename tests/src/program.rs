@@ -57,22 +57,42 @@ impl Program {
         }
     }
 
-    /// Waits until `ready` gives a value; fails at once where the program ends before.
-    ///
-    /// # Panics
-    /// Where the program ends or `patience` runs out first; the message carries what it printed.
-    pub fn wait_until<T>(&mut self, what: &str, patience: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+    /// Waits until `ready` gives a value; an error at once where the program ends before, or once `patience` runs out.
+    /// The error carries the end of what the program printed.
+    pub fn wait_until<T>(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        mut ready: impl FnMut() -> Option<T>,
+    ) -> Result<T, String> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(value) = ready() {
-                return value;
+                return Ok(value);
             }
-            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
-                panic!("{} ended with {status} before {what}; it printed:\n{}", self.name, self.output());
+            let ended = self.child.try_wait().expect("the child can be waited for");
+            if ended.is_some() || Instant::now() >= deadline {
+                let state = ended.map_or_else(|| format!("still runs after {patience:?}"), |status| status.to_string());
+                // The reader threads may still be behind the process that has just ended.
+                std::thread::sleep(Duration::from_millis(20));
+                return Err(format!("{}: no {what}: {state}; it printed:\n{}", self.name, self.tail()));
             }
-            assert!(Instant::now() < deadline, "{}: no {what} after {patience:?}:\n{}", self.name, self.output());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// The lines that say what went wrong, or the last ones where none does.
+    fn tail(&self) -> String {
+        let output = self.output();
+        let telling =
+            |line: &&str| ["[critical]", "[error]", "error:", "panicked"].iter().any(|word| line.contains(word));
+        let mut lines: Vec<&str> = output.lines().filter(telling).collect();
+        if lines.is_empty() {
+            lines = output.lines().collect();
+            lines.drain(..lines.len().saturating_sub(15));
+        }
+        let clipped = lines.iter().map(|line| line.chars().take(1_500).collect::<String>());
+        clipped.collect::<Vec<_>>().join("\n")
     }
 
     /// Sends the signal called `signal` (`TERM`, `INT`, `USR1`, ...).

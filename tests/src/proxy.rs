@@ -42,14 +42,14 @@ impl Proxy {
             Kind::Torus => binaries::torus_proxy(),
             Kind::Envoy => binaries::envoy().expect("Envoy is installed; try: scripts/install-test-tools.sh"),
         };
-        Self::start_binary(binary, bootstrap, admin_port, arguments)
+        Self::try_start(binary, bootstrap, admin_port, arguments).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// As [`Proxy::start`], with the program at `binary`.
+    /// As [`Proxy::start`] with the program at `binary`; the error carries the end of what it printed.
     ///
     /// # Panics
-    /// As [`Proxy::start`].
-    pub fn start_binary(binary: PathBuf, bootstrap: &Value, admin_port: u16, arguments: &[&str]) -> Self {
+    /// Where the program cannot be executed at all.
+    pub fn try_start(binary: PathBuf, bootstrap: &Value, admin_port: u16, arguments: &[&str]) -> Result<Self, String> {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let file = folder.path().join("bootstrap.json");
         let mut bootstrap = bootstrap.clone();
@@ -67,8 +67,8 @@ impl Proxy {
         program.wait_until("answer from /ready", START_PATIENCE, || {
             let ready = client::get(&admin, "/ready", Duration::from_secs(1)).ok()?;
             (ready.status == 200).then_some(())
-        });
-        Self { program, admin, _folder: folder }
+        })?;
+        Ok(Self { program, admin, _folder: folder })
     }
 
     /// Body of the admin page at `path`.
