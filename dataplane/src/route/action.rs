@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cluster::Priority;
 use crate::exchange::retry::RetryPolicy;
 
 /// A compiled Route.
@@ -44,14 +45,6 @@ pub struct Forward {
     pub auto_host_rewrite: bool,
     /// `upgrade_configs`: upgrade token in lower case, and whether it is allowed here; overrides the connection manager's list.
     pub upgrades: Vec<(Box<str>, bool)>,
-}
-
-/// Which set of circuit breakers a request uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Priority {
-    #[default]
-    Default,
-    High,
 }
 
 /// A compiled RedirectAction.

@@ -13,6 +13,8 @@ pub mod scratch;
 pub mod table;
 pub mod timeout;
 
-pub use action::{Action, DirectResponse, Forward, Priority, Redirect, Route};
+pub use action::{Action, DirectResponse, Forward, Redirect, Route};
 pub use scratch::Scratch;
 pub use table::{ClusterChoice, ClusterTarget, Found, Match, RouteTable, VirtualHost, Weighted};
+
+pub use crate::cluster::Priority;
