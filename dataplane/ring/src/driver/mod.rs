@@ -1,0 +1,199 @@
+//! The drivers: how bytes, connections and time reach a ring.
+//!
+//! A driver does what `Core` asks for one socket or listener, and reports what happened through `Core::on_*`. All
+//! drivers mean the same by the same call, so nothing above this module knows which one runs.
+
+pub(crate) mod epoll;
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::address::PeerAddr;
+use crate::buffer::Pool;
+use crate::config::{DriverKind, DriverReport, Features, RingConfig, SetupError};
+use crate::core::Core;
+use crate::remote::Mailbox;
+
+/// How long `Driver::poll` may wait for an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    /// Look and return.
+    No,
+    /// Until an event or this much time.
+    AtMost(Duration),
+    /// Until an event.
+    Forever,
+}
+
+/// The simulated world has stopped: everybody waits, and nothing will happen.
+#[derive(Debug)]
+pub(crate) struct Stalled;
+
+/// The driver of a ring.
+pub(crate) enum Driver {
+    Epoll(epoll::Epoll),
+}
+
+macro_rules! each {
+    ($driver:expr, $inner:ident => $call:expr) => {
+        match $driver {
+            Driver::Epoll($inner) => $call,
+        }
+    };
+}
+
+impl Driver {
+    /// Begins to receive for a socket that is `Receive::Idle`.
+    pub(crate) fn arm_receive(&mut self, core: &mut Core, socket: u32) {
+        each!(self, driver => driver.arm_receive(core, socket));
+    }
+
+    /// Starts a gathered send for a socket with output and no send running.
+    pub(crate) fn send(&mut self, core: &mut Core, socket: u32) {
+        each!(self, driver => driver.send(core, socket));
+    }
+
+    /// Starts to connect a socket whose slot holds the address.
+    pub(crate) fn connect(&mut self, core: &mut Core, socket: u32) {
+        each!(self, driver => driver.connect(core, socket));
+    }
+
+    /// Cancels all that runs for a socket in `Phase::Closing`, and frees it when the kernel is done with it.
+    pub(crate) fn close(&mut self, core: &mut Core, socket: u32) {
+        each!(self, driver => driver.close(core, socket));
+    }
+
+    /// Begins to accept.
+    pub(crate) fn arm_accept(&mut self, core: &mut Core, listener: u32) {
+        each!(self, driver => driver.arm_accept(core, listener));
+    }
+
+    /// Stops accepting; frees the listener when its handle is gone and the kernel is done with it.
+    pub(crate) fn cancel_accept(&mut self, core: &mut Core, listener: u32) {
+        each!(self, driver => driver.cancel_accept(core, listener));
+    }
+
+    /// Submits what was asked, waits, and reports what happened; sets `core.now`.
+    pub(crate) fn poll(&mut self, core: &mut Core, mailbox: &Mailbox, wait: Wait) -> Result<(), Stalled> {
+        each!(self, driver => driver.poll(core, mailbox, wait))
+    }
+
+    /// Whether the kernel still refers to memory of the ring.
+    pub(crate) fn is_busy(&self, core: &Core) -> bool {
+        each!(self, driver => driver.is_busy(core))
+    }
+
+    /// Whether descriptors must not block.
+    pub(crate) fn nonblocking(&self) -> bool {
+        match self {
+            Driver::Epoll(_) => true,
+        }
+    }
+
+    /// Cancels every operation that the kernel has, for the end of the ring.
+    pub(crate) fn cancel_all(&mut self, _core: &mut Core) {
+        match self {
+            Driver::Epoll(_) => {}
+        }
+    }
+
+    /// Operations that the kernel has and has not completed.
+    pub(crate) fn operations_in_flight(&self) -> u64 {
+        match self {
+            Driver::Epoll(_) => 0,
+        }
+    }
+
+    /// The seed of a simulated world.
+    pub(crate) fn seed(&self) -> u64 {
+        match self {
+            Driver::Epoll(_) => 0,
+        }
+    }
+
+    /// Tells a simulated peer that our side is shut; a real socket's shutdown has told it already.
+    pub(crate) fn after_shutdown(&mut self, _core: &mut Core, _socket: u32) {
+        match self {
+            Driver::Epoll(_) => {}
+        }
+    }
+
+    /// Tells a simulated peer that the connection was reset; a real socket's close tells it.
+    pub(crate) fn reset(&mut self, _core: &mut Core, _socket: u32) {
+        match self {
+            Driver::Epoll(_) => {}
+        }
+    }
+
+    /// The peer of a simulated socket; `None` on real ones.
+    pub(crate) fn peer_addr(&self, _socket: u32) -> Option<PeerAddr> {
+        match self {
+            Driver::Epoll(_) => None,
+        }
+    }
+
+    /// The local address of a simulated socket; `None` on real ones.
+    pub(crate) fn local_addr(&self, _socket: u32) -> Option<PeerAddr> {
+        match self {
+            Driver::Epoll(_) => None,
+        }
+    }
+
+    /// Starts a connect within the simulated network; `None` on real ones.
+    pub(crate) fn connect_simulated(&mut self, _core: &mut Core, _peer: &PeerAddr) -> Option<io::Result<u32>> {
+        match self {
+            Driver::Epoll(_) => None,
+        }
+    }
+}
+
+/// Refuses a configuration that no driver can run with.
+pub(crate) fn check(config: &RingConfig) -> Result<(), SetupError> {
+    let refuse = |field, value: u64, must| Err(SetupError::OutOfRange { field, value, must });
+    if !config.buffer_count.is_power_of_two() || config.buffer_count > 32768 {
+        return refuse("buffer_count", config.buffer_count.into(), "a power of two, at most 32768");
+    }
+    if !(256..=1 << 20).contains(&config.buffer_bytes) {
+        return refuse("buffer_bytes", config.buffer_bytes.into(), "256 to 1048576");
+    }
+    if !config.submission_entries.is_power_of_two() || config.submission_entries > 4096 {
+        return refuse("submission_entries", config.submission_entries.into(), "a power of two, at most 4096");
+    }
+    Ok(())
+}
+
+/// Opens the driver that the configuration asks for, or the best that the kernel allows.
+pub(crate) fn open(
+    config: &RingConfig,
+    _pool: &Rc<Pool>,
+    mailbox: &Mailbox,
+) -> Result<(Driver, DriverReport), SetupError> {
+    let driver = epoll::Epoll::new(mailbox, config.submit_faults)
+        .map_err(|error| SetupError::System { call: "epoll_create1", error })?;
+    let report = DriverReport { kind: DriverKind::Epoll, gate: None, features: Features::default() };
+    Ok((Driver::Epoll(driver), report))
+}
+
+/// A small generator of repeatable choices (splitmix64): for injected faults and the simulated network.
+#[derive(Clone, Debug)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `bound`; zero when the bound is zero.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        if bound == 0 { 0 } else { self.next() % bound }
+    }
+}
