@@ -52,8 +52,10 @@ pub struct Listener {
     pub connection_count_max: Option<u64>,
     /// Accepts handled in one turn of the loop.
     pub accepts_per_turn_max: Option<u32>,
-    /// Socket options for the listening socket and keep-alive for accepted ones.
+    /// Socket options for the listening socket of the main address, and keep-alive for what it accepts.
     pub socket: ListenSocketOptions,
+    /// The same for each of `additional_addresses`.
+    pub additional_sockets: Vec<ListenSocketOptions>,
     /// What serves a connection that no other chain takes; until filter-chain matching arrives, the only one.
     pub default_chain: FilterChain,
     /// Counters `listener.<address>.*`.
@@ -62,6 +64,13 @@ pub struct Listener {
     pub ignore_global_connection_limit: bool,
     /// Which way the traffic flows, for `drain_listeners?inboundonly`.
     pub direction: TrafficDirection,
+}
+
+impl Listener {
+    /// Each address with the options of its socket, the main one first.
+    pub fn sockets(&self) -> impl Iterator<Item = (&Address, &ListenSocketOptions)> {
+        self.addresses.iter().zip(std::iter::once(&self.socket).chain(&self.additional_sockets))
+    }
 }
 
 /// Options set on a listening socket and on the connections it accepts.
@@ -77,7 +86,7 @@ pub struct ListenSocketOptions {
     pub keepalive: Option<TcpKeepalive>,
     /// `mode` of a unix socket.
     pub pipe_mode: Option<u32>,
-    /// Raw options from `socket_options` (prebind state), level, name, value.
+    /// Raw options from `socket_options`, in order.
     pub raw: Vec<RawSocketOption>,
 }
 
@@ -95,12 +104,25 @@ pub struct TcpKeepalive {
 /// One `setsockopt` call as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawSocketOption {
+    /// When it is made.
+    pub state: SocketState,
     /// Protocol level, for instance `SOL_SOCKET`.
     pub level: i32,
     /// Option name.
     pub name: i32,
     /// Option value, in native byte order for integers.
     pub value: Box<[u8]>,
+}
+
+/// When a socket option is set. Source: envoy.config.core.v3.SocketOption.SocketState.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketState {
+    /// Before `bind(2)`.
+    Prebind,
+    /// Between `bind(2)` and `listen(2)`.
+    Bound,
+    /// After `listen(2)`.
+    Listening,
 }
 
 /// Which way a listener's traffic flows.

@@ -13,7 +13,7 @@ use crate::config::address::Address;
 use crate::route::RouteTable;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::Stats;
-use crate::telemetry::names::HttpStat;
+use crate::telemetry::names::{Http1Stat, HttpStat, ListenerHttpStat};
 
 /// The HTTP connection manager, parsed.
 /// Source: envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.
@@ -22,6 +22,10 @@ pub struct HttpConnectionManager {
     pub stat_prefix: Box<str>,
     /// Counters under that prefix.
     pub stats: Arc<Stats<HttpStat>>,
+    /// Response codes under `listener.<address>.http.<stat_prefix>.`
+    pub listener_stats: Arc<Stats<ListenerHttpStat>>,
+    /// The codec's counters, shared by all.
+    pub http1_stats: Arc<Stats<Http1Stat>>,
     /// Where requests go.
     pub routes: Arc<RouteTable>,
     /// Timers of a connection and a request.
@@ -82,7 +86,7 @@ pub struct HttpTimeouts {
 }
 
 /// HTTP/1.1 options of a downstream connection. Source: envoy.config.core.v3.Http1ProtocolOptions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http1Options {
     /// Serve HTTP/1.0 requests instead of answering 426.
     pub accept_http_10: bool,
@@ -94,6 +98,24 @@ pub struct Http1Options {
     pub enable_trailers: bool,
     /// Whether `Content-Length` beside `Transfer-Encoding: chunked` is tolerated; always refused here unless set.
     pub allow_chunked_length: bool,
+    /// Take a target in absolute form (RFC 9112 §3.2.2).
+    pub allow_absolute_url: bool,
+    /// Take methods that Envoy does not know.
+    pub allow_custom_methods: bool,
+}
+
+impl Default for Http1Options {
+    fn default() -> Self {
+        Self {
+            accept_http_10: false,
+            default_host: None,
+            header_case: HeaderCase::default(),
+            enable_trailers: false,
+            allow_chunked_length: false,
+            allow_absolute_url: true,
+            allow_custom_methods: false,
+        }
+    }
 }
 
 /// How field names are written on the wire.

@@ -1,6 +1,7 @@
 //! What every parse function needs: where it is, what is wrong so far, and what names mean.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct ParseContext {
     pub runtime: Runtime,
     /// Who this proxy is.
     pub node: Node,
+    /// This machine's own address, for `x-forwarded-for` where the peer is the loopback address.
+    pub local_ip: Option<IpAddr>,
     /// Makes and shares groups of stats: `context.registry.group::<HttpStat>("http.in.")`.
     pub registry: Arc<Registry>,
     /// Opens and shares access-log files.
@@ -63,6 +66,7 @@ impl ParseContext {
             core_count,
             runtime: Runtime::default(),
             node: Node::default(),
+            local_ip: None,
             log_sinks: LogSinks::new(FlushOptions::default(), &registry),
             registry,
         }

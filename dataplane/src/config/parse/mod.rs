@@ -1,7 +1,12 @@
 //! Envoy's messages become types that cannot be wrong.
 
 pub mod address;
+pub mod cidr;
 pub mod context;
+pub mod http_connection_manager;
+pub mod http_filters;
+pub mod listener;
 pub mod runtime;
+pub mod socket_option;
 
 pub use context::ParseContext;

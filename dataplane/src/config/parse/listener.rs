@@ -1,0 +1,225 @@
+//! `envoy.config.listener.v3.Listener` becomes a [`Listener`].
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::listener::v3 as proto;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+
+use super::context::type_name;
+use super::http_connection_manager::{self, is_http_connection_manager};
+use super::socket_option;
+use super::{ParseContext, address};
+use crate::config::address::Address;
+use crate::config::reject::Refused;
+use crate::config::snapshot::{FilterChain, ListenSocketOptions, Listener, NetworkFilter, TrafficDirection};
+
+/// Compiles `config`.
+pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Listener, Refused> {
+    let start = context.problems.checkpoint();
+    let main = context.required("address", &config.address).and_then(|main| {
+        let parsed = context.within("address", |context| address::parse(main, context))?;
+        Ok((parsed, pipe_mode(main, context)))
+    });
+    let (main, mode) = main?;
+    let name = if config.name.is_empty() { main.to_string() } else { config.name.clone() };
+    let mut socket = socket_options(config, mode, context);
+    socket.raw = socket_option::parse_all("socket_options", &config.socket_options, context)?;
+    let additional = context.each("additional_addresses", &config.additional_addresses, |additional, context| {
+        additional_address(additional, &socket, context)
+    });
+    let stat_prefix = if config.stat_prefix.is_empty() { main.to_string() } else { config.stat_prefix.clone() };
+    // Envoy's characters that would break a stat name become `_`.
+    let stat_prefix = format!("listener.{}.", stat_prefix.replace(':', "_"));
+    let chain = filter_chain(config, &stat_prefix, context);
+    let connection_buffer_bytes_max =
+        config.per_connection_buffer_limit_bytes.map_or(CONNECTION_BUFFER_BYTES, |limit| limit.value);
+    let accepts_per_turn_max = config.max_connections_to_accept_per_socket_event.map(|count| count.value);
+    if accepts_per_turn_max == Some(0) {
+        let _ = context.reject("max_connections_to_accept_per_socket_event", "must be at least 1");
+    }
+    context.problems.clean_since(start)?;
+
+    let (additional_addresses, additional_sockets): (Vec<_>, Vec<_>) = additional?.into_iter().unzip();
+    let limit_key = format!("envoy.resource_limits.listener.{name}.connection_limit");
+    let connection_count_max = context.runtime.get(&limit_key).map(|_| context.runtime.integer(&limit_key, u64::MAX));
+    let reuse_port = config.enable_reuse_port.is_none_or(|reuse| reuse.value);
+    Ok(Listener {
+        name: name.into(),
+        addresses: std::iter::once(main).chain(additional_addresses).collect(),
+        reuse_port,
+        backlog: config.tcp_backlog_size.map_or_else(system_backlog, |size| size.value),
+        connection_buffer_bytes_max,
+        connection_count_max,
+        accepts_per_turn_max,
+        socket,
+        additional_sockets,
+        default_chain: chain?,
+        stats: context.registry.group(&stat_prefix),
+        ignore_global_connection_limit: config.ignore_global_conn_limit,
+        direction: match config.traffic_direction() {
+            core::TrafficDirection::Unspecified => TrafficDirection::Unspecified,
+            core::TrafficDirection::Inbound => TrafficDirection::Inbound,
+            core::TrafficDirection::Outbound => TrafficDirection::Outbound,
+        },
+    })
+}
+
+/// Refuses a name or an address that an earlier listener has. Port 0 is a new port each time.
+pub fn refuse_duplicates(listeners: &[Arc<Listener>], added: &Listener, context: &mut ParseContext) {
+    if listeners.iter().any(|listener| listener.name == added.name) {
+        let _ = context.reject("name", format!("another listener is called `{}`", added.name));
+    }
+    for address in &added.addresses {
+        let is_taken = |listener: &&Arc<Listener>| listener.addresses.contains(address);
+        if address.ip().is_some_and(|address| address.port() == 0) {
+            continue;
+        }
+        if let Some(other) = listeners.iter().find(is_taken) {
+            let _ = context.reject("address", format!("listener `{}` has the address {address} already", other.name));
+        }
+    }
+}
+
+fn pipe_mode(address: &core::Address, context: &mut ParseContext) -> Option<u32> {
+    let Some(core::address::Address::Pipe(pipe)) = &address.address else { return None };
+    if pipe.mode > 0o777 {
+        let _ = context.reject("address.pipe.mode", format!("must be at most 511 (0777 octal), is {}", pipe.mode));
+    }
+    (pipe.mode != 0).then_some(pipe.mode)
+}
+
+fn socket_options(config: &proto::Listener, pipe_mode: Option<u32>, context: &mut ParseContext) -> ListenSocketOptions {
+    let keepalive = config.tcp_keepalive.as_ref();
+    ListenSocketOptions {
+        freebind: config.freebind.is_some_and(|on| on.value),
+        transparent: config.transparent.is_some_and(|on| on.value),
+        fast_open_queue: config.tcp_fast_open_queue_length.map(|length| length.value),
+        keepalive: keepalive.and_then(|config| {
+            context.within("tcp_keepalive", |context| socket_option::keepalive(config, context).ok())
+        }),
+        pipe_mode,
+        raw: Vec::new(),
+    }
+}
+
+fn additional_address(
+    config: &proto::AdditionalAddress,
+    main: &ListenSocketOptions,
+    context: &mut ParseContext,
+) -> Result<(Address, ListenSocketOptions), Refused> {
+    let proto_address = context.required("address", &config.address)?;
+    let parsed = context.within("address", |context| address::parse(proto_address, context));
+    let keepalive = match &config.tcp_keepalive {
+        Some(config) => Some(context.within("tcp_keepalive", |context| socket_option::keepalive(config, context))?),
+        None => main.keepalive,
+    };
+    let raw = match &config.socket_options {
+        Some(options) => context.within("socket_options", |context| {
+            socket_option::parse_all("socket_options", &options.socket_options, context)
+        })?,
+        None => main.raw.clone(),
+    };
+    let pipe_mode = pipe_mode(proto_address, context);
+    Ok((parsed?, ListenSocketOptions { keepalive, raw, pipe_mode, ..main.clone() }))
+}
+
+/// The chain that takes every connection: the default one, or the only one where it matches everything.
+fn filter_chain(
+    config: &proto::Listener,
+    listener_prefix: &str,
+    context: &mut ParseContext,
+) -> Result<FilterChain, Refused> {
+    for (index, chain) in config.filter_chains.iter().enumerate() {
+        if chain.filter_chain_match.as_ref().is_some_and(|criteria| *criteria != proto::FilterChainMatch::default()) {
+            context.within_item("filter_chains", index, |context| {
+                let _ = context.reject("filter_chain_match", "filter chain match is not there yet in this version");
+            });
+        }
+    }
+    match (config.filter_chains.as_slice(), &config.default_filter_chain) {
+        ([chain], default) => {
+            if let Some(default) = default {
+                context.within("default_filter_chain", |context| parse_chain(default, listener_prefix, context))?;
+            }
+            context.within_item("filter_chains", 0, |context| parse_chain(chain, listener_prefix, context))
+        }
+        ([], Some(default)) => {
+            context.within("default_filter_chain", |context| parse_chain(default, listener_prefix, context))
+        }
+        ([], None) => Err(context.reject("filter_chains", "is required: no filter chain would take a connection")),
+        ([_, ..], _) => Err(context.reject(
+            "filter_chains",
+            "more than one filter chain needs filter chain match, which is not there yet in this version",
+        )),
+    }
+}
+
+fn parse_chain(
+    chain: &proto::FilterChain,
+    listener_prefix: &str,
+    context: &mut ParseContext,
+) -> Result<FilterChain, Refused> {
+    if let Some(socket) = &chain.transport_socket {
+        refuse_other_transports(socket, context);
+    }
+    let [filter] = chain.filters.as_slice() else {
+        return Err(
+            context.reject("filters", format!("must be exactly one, {HTTP}; there are {}", chain.filters.len()))
+        );
+    };
+    let terminal = context.within_item("filters", 0, |context| terminal_filter(filter, listener_prefix, context))?;
+    Ok(FilterChain { name: chain.name.as_str().into(), terminal })
+}
+
+fn refuse_other_transports(socket: &core::TransportSocket, context: &mut ParseContext) {
+    let Some(core::transport_socket::ConfigType::TypedConfig(packed)) = &socket.config_type else { return };
+    match type_name(&packed.type_url) {
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => {}
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => {
+            let _ = context.reject("transport_socket", "TLS (DownstreamTlsContext) is not there yet in this version");
+        }
+        other => {
+            let _ = context.reject("transport_socket", format!("`{other}` is not there yet in this version"));
+        }
+    }
+}
+
+fn terminal_filter(
+    filter: &proto::Filter,
+    listener_prefix: &str,
+    context: &mut ParseContext,
+) -> Result<NetworkFilter, Refused> {
+    let _ = context.non_empty("name", &filter.name);
+    let packed = match &filter.config_type {
+        Some(proto::filter::ConfigType::TypedConfig(packed)) => packed,
+        Some(proto::filter::ConfigType::ConfigDiscovery(_)) => {
+            return Err(context.reject("config_discovery", "discovered filters are not there yet in this version"));
+        }
+        None => return Err(context.reject("typed_config", "is required")),
+    };
+    if !is_http_connection_manager(&packed.type_url) {
+        let name = type_name(&packed.type_url);
+        return Err(context.reject("typed_config", format!("network filter `{name}` is not there yet in this version")));
+    }
+    let config: HttpConnectionManager = context.unpack("typed_config", packed)?;
+    context.within("typed_config", |context| {
+        let manager = http_connection_manager::parse(&config, listener_prefix, context)?;
+        Ok(NetworkFilter::Http(Arc::new(manager)))
+    })
+}
+
+/// What the kernel allows at most; Envoy asks for that too.
+fn system_backlog() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap_or_default();
+    text.trim().parse().unwrap_or(BACKLOG_FALLBACK)
+}
+
+/// Source: Listener.per_connection_buffer_limit_bytes, 1 MiB.
+const CONNECTION_BUFFER_BYTES: u32 = 1024 * 1024;
+/// Source: Listener.tcp_backlog_size, where the system does not say.
+const BACKLOG_FALLBACK: u32 = 128;
+const HTTP: &str = "`envoy.filters.network.http_connection_manager`";
+
+#[cfg(test)]
+mod tests;
