@@ -9,6 +9,7 @@ mod address;
 mod host;
 mod sanitize;
 
+use torus_codec::path::{self, Outcome, PathError, PathOptions};
 use torus_codec::{HeaderMap, Known};
 
 use super::request_id;
@@ -199,12 +200,28 @@ fn apply_response_rules(
     append_via(&options.via, headers, scratch);
 }
 
-fn normalize_path(_: &EdgeOptions, headers: &mut HeaderMap, _: &mut Scratch) -> Result<(), EdgeRefusal> {
-    match headers.get_known(Known::Path) {
-        // CONNECT has none.
-        None => Ok(()),
-        Some(path) if path.first() == Some(&b'/') => Ok(()),
-        Some(_) => Err(EdgeRefusal::PathNotAbsolute),
+fn normalize_path(options: &EdgeOptions, headers: &mut HeaderMap, scratch: &mut Scratch) -> Result<(), EdgeRefusal> {
+    // CONNECT has no path.
+    let Some(path) = headers.get_known(Known::Path) else { return Ok(()) };
+    if path.first() != Some(&b'/') {
+        return Err(EdgeRefusal::PathNotAbsolute);
+    }
+    let rules = PathOptions {
+        normalize: options.normalize_path,
+        merge_slashes: options.merge_slashes,
+        escaped_slashes: options.escaped_slashes,
+    };
+    match path::normalize(path, rules, &mut scratch.value) {
+        Ok(Outcome::Unchanged) => Ok(()),
+        Ok(Outcome::Changed) => {
+            headers.set_known(Known::Path, &scratch.value);
+            Ok(())
+        }
+        Ok(Outcome::Redirect) => {
+            headers.set_known(Known::Path, &scratch.value);
+            Err(EdgeRefusal::RedirectToNormalizedPath)
+        }
+        Err(PathError::EscapedSlash | PathError::Nul) => Err(EdgeRefusal::PathNormalizationFailed),
     }
 }
 

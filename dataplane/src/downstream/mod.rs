@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use torus_codec::HeaderName;
+pub use torus_codec::path::EscapedSlashes;
 
 use crate::config::address::Address;
 use crate::route::RouteTable;
@@ -206,16 +207,6 @@ pub struct UserAgent {
     pub cluster: Box<str>,
     /// `node.id`, to `x-envoy-downstream-service-node`.
     pub node: Box<str>,
-}
-
-/// What happens to `%2F`, `%2f`, `%5C` and `%5c` in a path. Source: PathWithEscapedSlashesAction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EscapedSlashes {
-    #[default]
-    Keep,
-    Reject,
-    UnescapeAndRedirect,
-    UnescapeAndForward,
 }
 
 /// Which port is removed from `:authority` before routing.

@@ -212,6 +212,61 @@ fn requests_that_get_no_further() {
 }
 
 #[test]
+fn paths_become_canonical() {
+    use crate::downstream::EscapedSlashes::{Keep, Reject, UnescapeAndForward, UnescapeAndRedirect};
+    let check = |options: &EdgeOptions, before: &str, expect: Result<&str, EdgeRefusal>| {
+        let (headers, result) = run(options, "1.2.3.4", &[(":path", before)]);
+        assert_eq!(result.map(|_| text(&headers, Known::Path)), expect.map(str::to_owned), "{before}");
+    };
+    let off = behind();
+    for path in ["/a/../b", "/a//b", "/a%2fb", "/a\\b", "/%41"] {
+        check(&off, path, Ok(path));
+    }
+    let on = EdgeOptions { normalize_path: true, escaped_slashes: Keep, ..behind() };
+    for (before, after) in [
+        ("/a/../b", "/b"),
+        ("/a/./b/", "/a/b/"),
+        ("/a//b", "/a//b"),
+        ("/a%2Fb", "/a%2Fb"),
+        ("/a%5cb", "/a%5cb"),
+        ("/a\\b", "/a/b"),
+        ("/%7Ea/%41", "/~a/A"),
+        ("/a/..%2fb", "/a/..%2fb"),
+        ("/../x", "/x"),
+        ("/a/..", "/"),
+        ("/a/.", "/a/"),
+        ("/a%zz", "/a%zz"),
+        ("/a?x=/../y", "/a?x=/../y"),
+        ("/a;p/../b", "/b"),
+        ("/%2e%2e/x", "/x"),
+        ("/..;/x", "/x"),
+        ("//", "//"),
+    ] {
+        check(&on, before, Ok(after));
+    }
+    check(&on, "/a%00b", Err(EdgeRefusal::PathNormalizationFailed));
+    let merged = EdgeOptions { merge_slashes: true, ..on.clone() };
+    check(&merged, "/a//b", Ok("/a/b"));
+    check(&merged, "//a//b///c?d//e", Ok("/a/b/c?d//e"));
+    check(&EdgeOptions { merge_slashes: true, ..behind() }, "/a/..//b", Ok("/a/../b"));
+    let rejected = EdgeOptions { escaped_slashes: Reject, ..on.clone() };
+    for path in ["/a%2Fb", "/a%5cb", "/a/..%2fb", "/a%2fb%2F..%2fc?q=%2f"] {
+        check(&rejected, path, Err(EdgeRefusal::PathNormalizationFailed));
+    }
+    check(&rejected, "/a?%2f", Ok("/a?%2f"));
+    let forwarded = EdgeOptions { escaped_slashes: UnescapeAndForward, ..on.clone() };
+    check(&forwarded, "/a/..%2fb", Ok("/b"));
+    check(&forwarded, "/a%2fb%2F..%2fc?q=%2f", Ok("/a/c?q=%2f"));
+    let redirected = EdgeOptions { escaped_slashes: UnescapeAndRedirect, ..on };
+    let (headers, result) = run(&redirected, "1.2.3.4", &[(":path", "/a%2fb%2F..%2fc?q=%2f")]);
+    assert_eq!(
+        (result, text(&headers, Known::Path).as_str()),
+        (Err(EdgeRefusal::RedirectToNormalizedPath), "/a/c?q=%2f")
+    );
+    check(&redirected, "/a/../b", Ok("/b"));
+}
+
+#[test]
 fn a_client_outside_cannot_steer_the_proxy() {
     const STEERING: &[&str] = &[
         "x-envoy-retry-on",

@@ -1,1 +1,171 @@
+use std::time::Duration;
 
+use super::*;
+use crate::config::snapshot::{RawSocketOption, SocketState, TcpKeepalive};
+
+const CHAIN: &str = "filters: [{name: hcm, typed_config: {'@type': \
+    type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
+    stat_prefix: in, route_config: {}, http_filters: [{name: r, typed_config: {'@type': \
+    type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]";
+const ADDRESS: &str = "address: {socket_address: {address: 0.0.0.0, port_value: 8080}}";
+
+fn parse_text(text: &str, context: &mut ParseContext) -> Result<Listener, Refused> {
+    let config = torus_xds::from_yaml(text).unwrap_or_else(|findings| panic!("{text}\n{findings:?}"));
+    parse(&config, context)
+}
+
+fn accepted(text: &str) -> Listener {
+    let mut context = ParseContext::new(1);
+    parse_text(text, &mut context).unwrap_or_else(|_| panic!("{text}: {:?}", context.problems))
+}
+
+#[test]
+fn a_small_listener_has_envoys_defaults() {
+    let listener = accepted(&format!("{{{ADDRESS}, filter_chains: [{{{CHAIN}}}]}}"));
+    assert_eq!(&*listener.name, "0.0.0.0:8080");
+    assert_eq!(listener.stats.prefix(), "listener.0.0.0.0_8080.");
+    assert!(listener.reuse_port && listener.backlog > 0 && !listener.ignore_global_connection_limit);
+    assert_eq!(listener.connection_buffer_bytes_max, 1024 * 1024);
+    assert_eq!((listener.connection_count_max, listener.accepts_per_turn_max), (None, None));
+    let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+    assert_eq!(manager.listener_stats.prefix(), "listener.0.0.0.0_8080.http.in.");
+}
+
+#[test]
+fn every_option_arrives() {
+    let listener = accepted(&format!(
+        "
+name: l
+stat_prefix: short
+{ADDRESS}
+additional_addresses:
+- address: {{socket_address: {{address: '::1', port_value: 8080}}}}
+- {{address: {{pipe: {{path: '@a', mode: 420}}}}, tcp_keepalive: {{keepalive_probes: 9}}, socket_options: {{socket_options: []}}}}
+enable_reuse_port: false
+tcp_backlog_size: 7
+freebind: true
+transparent: true
+tcp_fast_open_queue_length: 5
+tcp_keepalive: {{keepalive_time: 60, keepalive_interval: 10}}
+socket_options: [{{level: 1, name: 9, int_value: 1, state: STATE_BOUND}}]
+per_connection_buffer_limit_bytes: 100
+max_connections_to_accept_per_socket_event: 3
+ignore_global_conn_limit: true
+traffic_direction: INBOUND
+default_filter_chain: {{name: d, {CHAIN}}}
+"
+    ));
+    assert_eq!((&*listener.name, listener.stats.prefix()), ("l", "listener.short."));
+    let addresses: Vec<String> = listener.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["0.0.0.0:8080", "[::1]:8080", "@a"]);
+    let sockets: Vec<&ListenSocketOptions> = listener.sockets().map(|(_, socket)| socket).collect();
+    assert!(sockets.iter().all(|socket| socket.freebind && socket.transparent && socket.fast_open_queue == Some(5)));
+    let keepalive = |probe_count, seconds: Option<(u64, u64)>| TcpKeepalive {
+        probe_count,
+        idle: seconds.map(|(idle, _)| Duration::from_secs(idle)),
+        interval: seconds.map(|(_, interval)| Duration::from_secs(interval)),
+    };
+    assert_eq!(sockets[1].keepalive, Some(keepalive(None, Some((60, 10)))));
+    assert_eq!(sockets[2].keepalive, Some(keepalive(Some(9), None)));
+    let option = RawSocketOption { state: SocketState::Bound, level: 1, name: 9, value: 1i32.to_ne_bytes().into() };
+    assert_eq!((&*sockets[1].raw, &*sockets[2].raw), (&[option][..], &[][..]));
+    assert_eq!((sockets[1].pipe_mode, sockets[2].pipe_mode), (None, Some(0o644)));
+    assert!(!listener.reuse_port && listener.ignore_global_connection_limit);
+    assert_eq!((listener.backlog, listener.connection_buffer_bytes_max), (7, 100));
+    assert_eq!((listener.accepts_per_turn_max, listener.direction), (Some(3), TrafficDirection::Inbound));
+    assert_eq!(&*listener.default_chain.name, "d");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let check = |text: &str, expect: &[&str]| {
+        let mut context = ParseContext::new(1);
+        assert!(parse_text(text, &mut context).is_err(), "{text}");
+        let problems: Vec<String> = context.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(problems, expect, "{text}");
+    };
+    let with = |fields: &str| format!("{{{ADDRESS}, {fields}}}");
+    let chain = |fields: &str| with(&format!("filter_chains: [{{{fields}}}]"));
+    check("filter_chains: []", &["address: is required"]);
+    check(&with("name: a"), &["filter_chains: is required: no filter chain would take a connection"]);
+    check(
+        &chain("filters: []"),
+        &[
+            "filter_chains[0].filters: must be exactly one, `envoy.filters.network.http_connection_manager`; there are 0",
+        ],
+    );
+    check(&chain("filters: [{name: a}]"), &["filter_chains[0].filters[0].typed_config: is required"]);
+    check(
+        &chain(
+            "filters: [{name: a, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: a, cluster: b}}]",
+        ),
+        &[
+            "filter_chains[0].filters[0].typed_config: network filter `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy` is not there yet in this version",
+        ],
+    );
+    check(
+        &chain(&CHAIN.replace("stat_prefix: in", "stat_prefix: ''")),
+        &["filter_chains[0].filters[0].typed_config.stat_prefix: must not be empty"],
+    );
+    check(
+        &chain(&format!("filter_chain_match: {{destination_port: 1}}, {CHAIN}")),
+        &["filter_chains[0].filter_chain_match: filter chain match is not there yet in this version"],
+    );
+    check(
+        &with(&format!("filter_chains: [{{{CHAIN}}}, {{{CHAIN}}}]")),
+        &["filter_chains: more than one filter chain needs filter chain match, which is not there yet in this version"],
+    );
+    check(
+        &chain(&format!(
+            "transport_socket: {{name: t, typed_config: {{'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext}}}}, {CHAIN}"
+        )),
+        &["filter_chains[0].transport_socket: TLS (DownstreamTlsContext) is not there yet in this version"],
+    );
+    let rest = format!("filter_chains: [{{{CHAIN}}}]");
+    check(
+        &format!("{{address: {{pipe: {{path: /a, mode: 512}}}}, {rest}}}"),
+        &["address.pipe.mode: must be at most 511 (0777 octal), is 512"],
+    );
+    check(
+        &with(&format!("max_connections_to_accept_per_socket_event: 0, {rest}")),
+        &["max_connections_to_accept_per_socket_event: must be at least 1"],
+    );
+    check(
+        &with(&format!("tcp_keepalive: {{keepalive_time: 0}}, {rest}")),
+        &["tcp_keepalive.keepalive_time: must be at least 1"],
+    );
+    check(
+        &with(&format!("socket_options: [{{level: 1, name: 2}}], {rest}")),
+        &["socket_options[0].int_value: one of `int_value` and `buf_value` is required"],
+    );
+}
+
+#[test]
+fn names_and_addresses_are_unique() {
+    let text = format!("{{{ADDRESS}, filter_chains: [{{{CHAIN}}}]}}");
+    let first = [Arc::new(accepted(&text))];
+    let mut context = ParseContext::new(1);
+    refuse_duplicates(&first, &accepted(&text), &mut context);
+    let problems: Vec<String> = context.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "name: another listener is called `0.0.0.0:8080`",
+            "address: listener `0.0.0.0:8080` has the address 0.0.0.0:8080 already",
+        ]
+    );
+    let mut context = ParseContext::new(1);
+    let any_port = text.replace("8080", "0");
+    let named = |name: &str| accepted(&any_port.replacen('{', &format!("{{name: {name}, "), 1));
+    refuse_duplicates(&[Arc::new(named("a"))], &named("b"), &mut context);
+    assert!(!context.problems.has_errors());
+}
+
+#[test]
+fn the_runtime_limits_connections() {
+    let mut context = ParseContext::new(1);
+    let layer = torus_xds::from_yaml("{envoy.resource_limits.listener.l.connection_limit: 5}").unwrap();
+    context.runtime.add_layer(&layer);
+    let text = format!("{{name: l, {ADDRESS}, filter_chains: [{{{CHAIN}}}]}}");
+    assert_eq!(parse_text(&text, &mut context).unwrap().connection_count_max, Some(5));
+}
