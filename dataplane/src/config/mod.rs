@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod cidr;
+pub mod diagnostic;
+pub mod flags;
 pub mod lifecycle;
 pub mod parse;
 pub mod publish;
