@@ -34,18 +34,21 @@ pub(crate) fn reason(error: httparse::Error) -> Malformed {
     }
 }
 
-/// The reason why what looks like a head so far cannot become one, looking only at line ends from `scan_from` on.
+/// Whether the end of a head is in `input`, looking only at line ends from `scan_from` on.
 ///
 /// A head that comes byte by byte is parsed once, when it is whole: until then each byte is looked at once.
+/// Errors: a CR or LF on its own, or more bytes than a head may have.
 pub(crate) fn scan(input: &[u8], scan_from: usize, bytes_max: usize) -> Result<Scan, Malformed> {
-    let new = input.get(scan_from..).unwrap_or_default();
-    for offset in memchr::memchr_iter(b'\n', new) {
-        let before = input.get(..scan_from + offset).unwrap_or_default();
-        if !before.ends_with(b"\r") {
-            return Err(Malformed::LineEnd);
-        }
-        if before.ends_with(b"\r\n\r") {
-            return Ok(Scan::Whole);
+    // A CR at the end of what was seen is judged with the byte that follows.
+    let start = scan_from.saturating_sub(1);
+    for offset in memchr::memchr2_iter(b'\r', b'\n', input.get(start..).unwrap_or_default()) {
+        let (before, rest) = input.split_at_checked(start + offset).unwrap_or_default();
+        match rest {
+            [b'\r', next, ..] if *next != b'\n' => return Err(Malformed::LineEnd),
+            [b'\r', ..] => {}
+            _ if !before.ends_with(b"\r") => return Err(Malformed::LineEnd),
+            _ if before.ends_with(b"\r\n\r") => return Ok(Scan::Whole),
+            _ => {}
         }
     }
     if input.len() > bytes_max { Err(Malformed::HeadTooLarge) } else { Ok(Scan::Partial) }

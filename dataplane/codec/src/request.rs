@@ -97,13 +97,15 @@ fn parse_with<const SLOTS: usize>(
         Ok(httparse::Status::Complete(length)) if length <= limits.header_bytes_max => length,
         Ok(httparse::Status::Complete(_)) => return Err(Malformed::HeadTooLarge),
         Ok(httparse::Status::Partial) => return partial(input, options).map(|()| None),
-        Err(error) => return Err(refine(error, input)),
+        Err(error) => return Err(refine(error, input, options)),
     };
     let (Some(method), Some(path), Some(version)) = (request.method, request.path, request.version) else {
         return Err(Malformed::StartLine);
     };
-    // The scanner skips empty lines before the request line; Envoy refuses them.
-    if !input.starts_with(method.as_bytes()) || !input.get(..length).is_some_and(|head| head.ends_with(b"\r\n\r\n")) {
+    // The scanner skips any number of empty lines, with bare LF too; one is due (RFC 9112 §2.2).
+    let before = input.get(..fields::range_in(input, method.as_bytes()).start).unwrap_or_default();
+    if !(before.is_empty() || before == b"\r\n") || !input.get(..length).is_some_and(|head| head.ends_with(b"\r\n\r\n"))
+    {
         return Err(Malformed::LineEnd);
     }
     head.version = if version == 0 { Version::Http10 } else { Version::Http11 };
@@ -312,28 +314,28 @@ fn partial(input: &[u8], options: &RequestOptions) -> Result<(), Malformed> {
 }
 
 /// Names the fault more closely than the scanner does.
-fn refine(error: httparse::Error, input: &[u8]) -> Malformed {
+fn refine(error: httparse::Error, input: &[u8], options: &RequestOptions) -> Malformed {
     match error {
-        httparse::Error::Version => {
-            let line = input.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
-            match line.rsplit(|byte| *byte == b' ').next() {
-                Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
-                    if major.is_ascii_digit() && minor.is_ascii_digit() =>
-                {
-                    Malformed::Version
-                }
-                _ => Malformed::StartLine,
-            }
-        }
-        httparse::Error::Token => {
-            let mut parts = input.splitn(3, |byte| *byte == b' ');
+        httparse::Error::Version | httparse::Error::Token => {
+            let input = input.strip_prefix(b"\r\n").unwrap_or(input);
+            let line = memchr::memchr2(b'\r', b'\n', input).and_then(|end| input.get(..end)).unwrap_or(input);
+            let mut parts = line.split(|byte| *byte == b' ');
             let (method, target) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            if !bytes::is_token_text(method) {
+            let (version, more) = (parts.next().unwrap_or_default(), parts.next().is_some());
+            let low = if options.accept_http_10 { Malformed::Version } else { Malformed::VersionTooLow };
+            if !options.allow_custom_methods && !is_known_method(method) || !bytes::is_token_text(method) {
                 Malformed::Method
-            } else if !target.is_empty() && !bytes::is_target_text(target) {
-                Malformed::Target
-            } else {
+            } else if target.is_empty() || more {
                 Malformed::StartLine
+            } else if let Err(fault) = target::parse(method, target, options.allow_absolute_url) {
+                fault
+            } else {
+                match version {
+                    // HTTP/0.9 named no version.
+                    [] => low,
+                    [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => low,
+                    _ => Malformed::StartLine,
+                }
             }
         }
         httparse::Error::HeaderName if memchr::memmem::find(input, b"\n ").is_some() => Malformed::FieldFolded,

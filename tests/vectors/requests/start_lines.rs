@@ -1,0 +1,291 @@
+//! Line ends, request lines, versions, targets and hosts.
+
+use super::Expected::Refused;
+use super::{Vector, get, host, target, vector};
+
+pub(super) fn lines() -> Vec<Vector> {
+    let rule = "RFC 9112 §2.2";
+    vec![
+        vector("lf-after-request-line", rule, Refused(400), "GET /vector HTTP/1.1\nHost: a.test\r\n\r\n"),
+        vector("lf-after-field", rule, Refused(400), "GET /vector HTTP/1.1\r\nHost: a.test\n\r\n"),
+        vector("lf-after-second-field", rule, Refused(400), "GET /vector HTTP/1.1\r\nHost: a.test\r\nX: y\n\r\n"),
+        vector("lf-ends-head", rule, Refused(400), "GET /vector HTTP/1.1\r\nHost: a.test\r\n\n"),
+        vector("lf-everywhere", rule, Refused(400), "GET /vector HTTP/1.1\nHost: a.test\n\n"),
+        vector("lf-between-fields", rule, Refused(400), "GET /vector HTTP/1.1\r\nHost: a.test\nX: y\r\n\r\n"),
+        vector(
+            "lf-hides-length",
+            rule,
+            Refused(400),
+            "POST /vector HTTP/1.1\r\nHost: a.test\r\nX: y\nContent-Length: 5\r\n\r\nhello",
+        ),
+        vector(
+            "lf-lf-before-length",
+            rule,
+            Refused(400),
+            "POST /vector HTTP/1.1\r\nHost: a.test\n\nContent-Length: 5\r\n\r\nhello",
+        ),
+        vector("cr-after-request-line", rule, Refused(400), "GET /vector HTTP/1.1\rHost: a.test\r\n\r\n"),
+        vector("cr-after-field", rule, Refused(400), "GET /vector HTTP/1.1\r\nHost: a.test\rX: y\r\n\r\n"),
+        vector("cr-ends-head", rule, Refused(400), "GET /vector HTTP/1.1\r\nHost: a.test\r\n\rX"),
+        vector("cr-cr-lf", rule, Refused(400), "GET /vector HTTP/1.1\r\nHost: a.test\r\r\n\r\n"),
+        vector("lf-cr", rule, Refused(400), "GET /vector HTTP/1.1\n\rHost: a.test\n\r\n\r"),
+        vector("cr-in-value", rule, Refused(400), "GET /vector HTTP/1.1\r\nHost: a.test\r\nX: a\rb\r\n\r\n"),
+        vector(
+            "cr-hides-coding",
+            rule,
+            Refused(400),
+            "POST /vector HTTP/1.1\r\nHost: a.test\r\nX: a\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        vector("empty-lines-before", rule, Refused(400), "\r\n\r\n\r\nGET /vector HTTP/1.1\r\nHost: a.test\r\n\r\n"),
+        vector("lf-before", rule, Refused(400), "\nGET /vector HTTP/1.1\r\nHost: a.test\r\n\r\n"),
+        vector("space-before", "RFC 9112 §3", Refused(400), " GET /vector HTTP/1.1\r\nHost: a.test\r\n\r\n"),
+        vector("line-tabulator-ends-line", rule, Refused(400), "GET /vector HTTP/1.1\x0bHost: a.test\r\n\r\n"),
+        vector("form-feed-ends-line", rule, Refused(400), "GET /vector HTTP/1.1\x0cHost: a.test\r\n\r\n"),
+        vector("next-line-ends-line", rule, Refused(400), b"GET /vector HTTP/1.1\x85Host: a.test\r\n\r\n"),
+        vector("space-before-first-field", rule, Refused(400), "GET /vector HTTP/1.1\r\n Host: a.test\r\n\r\n"),
+        vector("tab-before-first-field", rule, Refused(400), "GET /vector HTTP/1.1\r\n\tHost: a.test\r\n\r\n"),
+        vector(
+            "space-line-before-first-field",
+            rule,
+            Refused(400),
+            "GET /vector HTTP/1.1\r\n \r\nHost: a.test\r\n\r\n",
+        ),
+        vector(
+            "fold-with-space",
+            "RFC 9112 §5.2",
+            Refused(400),
+            "GET /vector HTTP/1.1\r\nHost: a.test\r\nX: a\r\n b\r\n\r\n",
+        ),
+        vector(
+            "fold-with-tab",
+            "RFC 9112 §5.2",
+            Refused(400),
+            "GET /vector HTTP/1.1\r\nHost: a.test\r\nX: a\r\n\tb\r\n\r\n",
+        ),
+        vector(
+            "fold-in-host",
+            "RFC 9112 §5.2",
+            Refused(400),
+            "GET /vector HTTP/1.1\r\nHost: a.test\r\n b.test\r\n\r\n",
+        ),
+        vector(
+            "fold-hides-coding",
+            "RFC 9112 §5.2",
+            Refused(400),
+            "POST /vector HTTP/1.1\r\nHost: a.test\r\nX: y\r\n Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nhello",
+        ),
+        vector(
+            "fold-in-coding",
+            "RFC 9112 §5.2",
+            Refused(400),
+            "POST /vector HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        ),
+        vector(
+            "fold-in-length",
+            "RFC 9112 §5.2",
+            Refused(400),
+            "POST /vector HTTP/1.1\r\nHost: a.test\r\nContent-Length:\r\n 5\r\n\r\nhello",
+        ),
+        vector(
+            "fold-of-nothing",
+            "RFC 9112 §5.2",
+            Refused(400),
+            "GET /vector HTTP/1.1\r\nHost: a.test\r\nX: y\r\n \r\n\r\n",
+        ),
+    ]
+}
+
+pub(super) fn start_line() -> Vec<Vector> {
+    let rule = "RFC 9112 §3";
+    let line = |name, line: &str| vector(name, rule, Refused(400), format!("{line}\r\nHost: a.test\r\n\r\n"));
+    vec![
+        line("two-spaces-after-method", "GET  /vector HTTP/1.1"),
+        line("two-spaces-before-version", "GET /vector  HTTP/1.1"),
+        line("tab-after-method", "GET\t/vector HTTP/1.1"),
+        line("tab-before-version", "GET /vector\tHTTP/1.1"),
+        line("space-after-version", "GET /vector HTTP/1.1 "),
+        line("word-after-version", "GET /vector HTTP/1.1 x"),
+        line("space-in-target", "GET /vec tor HTTP/1.1"),
+        line("no-target", "GET HTTP/1.1"),
+        line("no-target-two-spaces", "GET  HTTP/1.1"),
+        vector("no-version-http09", rule, Refused(426), "GET /vector\r\n\r\n"),
+        vector("no-version-space", rule, Refused(426), "GET /vector \r\n\r\n"),
+        line("method-only", "GET"),
+        line("method-lower-case", "get /vector HTTP/1.1"),
+        line("method-mixed-case", "Get /vector HTTP/1.1"),
+        line("method-with-separator", "GE(T /vector HTTP/1.1"),
+        line("method-with-comma", "GET,POST /vector HTTP/1.1"),
+        line("method-with-colon", "GET: /vector HTTP/1.1"),
+        line("method-with-nul", "GE\0T /vector HTTP/1.1"),
+        line("method-unknown", "BREW /vector HTTP/1.1"),
+        line("method-long", "GETGETGETGETGETGETGETGETGETGETGETGETGETGETGET /vector HTTP/1.1"),
+        line("method-number", "123 /vector HTTP/1.1"),
+        vector("method-obs-text", "RFC 9110 §9.1", Refused(400), b"G\xcbT /vector HTTP/1.1\r\nHost: a.test\r\n\r\n"),
+        vector("http2-preface", "RFC 9113 §3.4", Refused(400), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        vector("response-as-request", rule, Refused(400), "HTTP/1.1 200 OK\r\nHost: a.test\r\n\r\n"),
+        vector("tls-hello", rule, Refused(400), b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n"),
+        vector("socks5", rule, Refused(400), b"\x05\x01\x00\r\n\r\n"),
+        vector(
+            "proxy-protocol-v1",
+            rule,
+            Refused(400),
+            "PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\nGET /vector HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        ),
+        vector(
+            "proxy-protocol-v2",
+            rule,
+            Refused(400),
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01\0\x01\0\x02",
+        ),
+    ]
+}
+
+pub(super) fn versions() -> Vec<Vector> {
+    let rule = "RFC 9112 §2.3";
+    let version = |name, status, version: &str| {
+        vector(name, rule, Refused(status), format!("GET /vector {version}\r\nHost: a.test\r\n\r\n"))
+    };
+    vec![
+        version("version-lower-case", 400, "http/1.1"),
+        version("version-mixed-case", 400, "Http/1.1"),
+        version("version-no-minor", 400, "HTTP/1"),
+        version("version-two-digits", 400, "HTTP/1.10"),
+        version("version-leading-zero", 400, "HTTP/01.1"),
+        version("version-three-parts", 400, "HTTP/1.1.1"),
+        version("version-space", 400, "HTTP/ 1.1"),
+        version("version-comma", 400, "HTTP/1,1"),
+        version("version-word", 400, "HTTP/one.one"),
+        version("version-other-protocol", 400, "HTTQ/1.1"),
+        version("version-sign", 400, "HTTP/+1.1"),
+        version("version-10-not-served", 426, "HTTP/1.0"),
+        version("version-09", 426, "HTTP/0.9"),
+        version("version-12", 426, "HTTP/1.2"),
+        version("version-20", 426, "HTTP/2.0"),
+        version("version-99", 426, "HTTP/9.9"),
+    ]
+}
+
+pub(super) fn targets() -> Vec<Vector> {
+    let rule = "RFC 9112 §3.2";
+    vec![
+        target("target-fragment", rule, Refused(400), "/vector#fragment"),
+        target("target-fragment-encoded-query", rule, Refused(400), "/vector?a=b#c"),
+        target("target-empty-fragment", rule, Refused(400), "/vector#"),
+        target("target-nul", "RFC 3986 §2", Refused(400), "/vec\0tor"),
+        target("target-control", "RFC 3986 §2", Refused(400), "/vec\x01tor"),
+        target("target-tab", "RFC 3986 §2", Refused(400), "/vec\ttor"),
+        target("target-form-feed", "RFC 3986 §2", Refused(400), "/vec\x0ctor"),
+        target("target-delete", "RFC 3986 §2", Refused(400), "/vec\x7ftor"),
+        target("target-obs-text", "RFC 3986 §2", Refused(400), b"/vec\xfftor"),
+        target("target-utf8", "RFC 3986 §2", Refused(400), "/vecteur/é"),
+        target("target-no-slash", rule, Refused(400), "vector"),
+        target("target-query-only", rule, Refused(400), "?vector"),
+        target("target-asterisk-get", "RFC 9112 §3.2.4", Refused(400), "*"),
+        target("target-asterisk-path", "RFC 9112 §3.2.4", Refused(400), "*/vector"),
+        target("target-authority-get", "RFC 9112 §3.2.3", Refused(400), "a.test:80"),
+        target("target-backslash", rule, Refused(400), "\\vector"),
+        target("target-scheme-only", "RFC 9112 §3.2.2", Refused(400), "http://"),
+        target("target-empty-authority", "RFC 9110 §4.2.1", Refused(400), "http:///vector"),
+        target("target-one-slash", "RFC 9112 §3.2.2", Refused(400), "http:/vector"),
+        target("target-no-slashes", "RFC 9112 §3.2.2", Refused(400), "http:vector"),
+        target("target-userinfo", "RFC 9110 §4.2.4", Refused(400), "http://user:pass@a.test/vector"),
+        target("target-userinfo-host", "RFC 9110 §4.2.4", Refused(400), "http://a.test@b.test/vector"),
+        target("target-scheme-ftp", "RFC 9110 §4.2", Refused(400), "ftp://a.test/vector"),
+        target("target-scheme-file", "RFC 9110 §4.2", Refused(400), "file:///etc/passwd"),
+        target("target-scheme-javascript", "RFC 9110 §4.2", Refused(400), "javascript://a.test/vector"),
+        target("target-scheme-digit", "RFC 3986 §3.1", Refused(400), "1http://a.test/vector"),
+        target("target-port-word", "RFC 3986 §3.2.3", Refused(400), "http://a.test:http/vector"),
+        target("target-port-large", "RFC 3986 §3.2.3", Refused(400), "http://a.test:65536/vector"),
+        target("target-port-negative", "RFC 3986 §3.2.3", Refused(400), "http://a.test:-1/vector"),
+        target("target-two-ports", "RFC 3986 §3.2.3", Refused(400), "http://a.test:80:80/vector"),
+        target("target-bracket-open", "RFC 3986 §3.2.2", Refused(400), "http://[::1/vector"),
+        target("target-bracket-empty", "RFC 3986 §3.2.2", Refused(400), "http://[]/vector"),
+        target("target-bracket-tail", "RFC 3986 §3.2.2", Refused(400), "http://[::1]x/vector"),
+        target("target-backslash-authority", "RFC 3986 §3.2.2", Refused(400), "http://a.test\\b.test/vector"),
+        vector("connect-path", "RFC 9112 §3.2.3", Refused(400), "CONNECT /vector HTTP/1.1\r\nHost: a.test\r\n\r\n"),
+        vector(
+            "connect-absolute",
+            "RFC 9112 §3.2.3",
+            Refused(400),
+            "CONNECT http://a.test:80/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        ),
+        vector("connect-no-port", "RFC 9112 §3.2.3", Refused(400), "CONNECT a.test HTTP/1.1\r\nHost: a.test\r\n\r\n"),
+        vector(
+            "connect-empty-port",
+            "RFC 9112 §3.2.3",
+            Refused(400),
+            "CONNECT a.test: HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        ),
+        vector(
+            "connect-userinfo",
+            "RFC 9112 §3.2.3",
+            Refused(400),
+            "CONNECT u@a.test:80 HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        ),
+        vector(
+            "connect-length",
+            "RFC 9110 §9.3.6",
+            Refused(400),
+            "CONNECT a.test:80 HTTP/1.1\r\nHost: a.test:80\r\nContent-Length: 5\r\n\r\nhello",
+        ),
+        vector(
+            "connect-chunked",
+            "RFC 9110 §9.3.6",
+            Refused(501),
+            "CONNECT a.test:80 HTTP/1.1\r\nHost: a.test:80\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        vector("options-asterisk-tail", "RFC 9112 §3.2.4", Refused(400), "OPTIONS *x HTTP/1.1\r\nHost: a.test\r\n\r\n"),
+    ]
+}
+
+pub(super) fn authorities() -> Vec<Vector> {
+    let rule = "RFC 9112 §3.2";
+    vec![
+        vector("host-missing", rule, Refused(400), "GET /vector HTTP/1.1\r\n\r\n"),
+        vector("host-missing-other-fields", rule, Refused(400), "GET /vector HTTP/1.1\r\nX: y\r\n\r\n"),
+        vector("host-missing-absolute", rule, Refused(400), "GET http://a.test/vector HTTP/1.1\r\n\r\n"),
+        get("host-twice-same", rule, Refused(400), "Host: a.test"),
+        get("host-twice-different", rule, Refused(400), "Host: b.test"),
+        get("host-twice-other-case", rule, Refused(400), "hOST: b.test"),
+        get("host-second-empty", rule, Refused(400), "Host:"),
+        vector(
+            "host-twice-absolute",
+            rule,
+            Refused(400),
+            "GET http://a.test/vector HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n",
+        ),
+        host("host-empty", Refused(400), ""),
+        host("host-blank", Refused(400), "  \t"),
+        host("host-list", Refused(400), "a.test, b.test"),
+        host("host-list-tight", Refused(400), "a.test,b.test"),
+        host("host-two-words", Refused(400), "a.test b.test"),
+        host("host-tab", Refused(400), "a.test\tb.test"),
+        host("host-path", Refused(400), "a.test/vector"),
+        host("host-query", Refused(400), "a.test?x"),
+        host("host-fragment", Refused(400), "a.test#x"),
+        host("host-userinfo", Refused(400), "user@a.test"),
+        host("host-userinfo-password", Refused(400), "user:pass@a.test"),
+        host("host-scheme", Refused(400), "http://a.test"),
+        host("host-backslash", Refused(400), "a.test\\b"),
+        host("host-quote", Refused(400), "\"a.test\""),
+        host("host-angle", Refused(400), "<a.test>"),
+        host("host-brace", Refused(400), "{a}.test"),
+        host("host-pipe", Refused(400), "a|b.test"),
+        host("host-caret", Refused(400), "a^b.test"),
+        host("host-obs-text", Refused(400), b"a\xe9.test"),
+        host("host-nul", Refused(400), "a\0.test"),
+        host("host-control", Refused(400), "a\x01.test"),
+        host("host-port-only", Refused(400), ":80"),
+        host("host-port-word", Refused(400), "a.test:http"),
+        host("host-port-sign", Refused(400), "a.test:+80"),
+        host("host-port-large", Refused(400), "a.test:99999"),
+        host("host-port-long", Refused(400), "a.test:000080"),
+        host("host-two-ports", Refused(400), "a.test:80:81"),
+        host("host-ipv6-bare", Refused(400), "::1"),
+        host("host-ipv6-open", Refused(400), "[::1"),
+        host("host-ipv6-close", Refused(400), "::1]"),
+        host("host-ipv6-nested", Refused(400), "[[::1]]"),
+        host("host-ipv6-tail", Refused(400), "[::1]a.test"),
+        vector("host-space-colon", "RFC 9112 §5.1", Refused(400), "GET /vector HTTP/1.1\r\nHost : a.test\r\n\r\n"),
+    ]
+}
