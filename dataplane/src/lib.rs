@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod config;
 pub mod downstream;
 pub mod exchange;
+pub mod listener;
 pub mod route;
 pub mod telemetry;
 pub mod worker;

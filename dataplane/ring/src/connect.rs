@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -54,6 +54,13 @@ pub struct SocketOption {
     pub name: i32,
     /// Its value as the kernel takes it.
     pub value: Vec<u8>,
+}
+
+impl SocketOption {
+    /// Sets the option on a socket.
+    pub fn apply(&self, socket: impl AsFd) -> io::Result<()> {
+        sys::set_option(socket.as_fd().as_raw_fd(), self.level, self.name, &self.value)
+    }
 }
 
 /// How a connection is made.

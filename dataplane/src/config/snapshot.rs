@@ -84,6 +84,8 @@ pub struct ListenSocketOptions {
     pub fast_open_queue: Option<u32>,
     /// Keep-alive probes on accepted connections.
     pub keepalive: Option<TcpKeepalive>,
+    /// An IPv6 socket takes IPv4 too (`ipv4_compat`).
+    pub ipv4_compat: bool,
     /// `mode` of a unix socket.
     pub pipe_mode: Option<u32>,
     /// Raw options from `socket_options`, in order.

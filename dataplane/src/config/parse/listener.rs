@@ -19,11 +19,11 @@ pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Lis
     let start = context.problems.checkpoint();
     let main = context.required("address", &config.address).and_then(|main| {
         let parsed = context.within("address", |context| address::parse(main, context))?;
-        Ok((parsed, pipe_mode(main, context)))
+        Ok((parsed, pipe_mode(main, context), ipv4_compat(main)))
     });
-    let (main, mode) = main?;
+    let (main, mode, ipv4_compat) = main?;
     let name = if config.name.is_empty() { main.to_string() } else { config.name.clone() };
-    let mut socket = socket_options(config, mode, context);
+    let mut socket = socket_options(config, mode, ipv4_compat, context);
     socket.raw = socket_option::parse_all("socket_options", &config.socket_options, context)?;
     let additional = context.each("additional_addresses", &config.additional_addresses, |additional, context| {
         additional_address(additional, &socket, context)
@@ -89,7 +89,16 @@ fn pipe_mode(address: &core::Address, context: &mut ParseContext) -> Option<u32>
     (pipe.mode != 0).then_some(pipe.mode)
 }
 
-fn socket_options(config: &proto::Listener, pipe_mode: Option<u32>, context: &mut ParseContext) -> ListenSocketOptions {
+fn ipv4_compat(address: &core::Address) -> bool {
+    matches!(&address.address, Some(core::address::Address::SocketAddress(socket)) if socket.ipv4_compat)
+}
+
+fn socket_options(
+    config: &proto::Listener,
+    pipe_mode: Option<u32>,
+    ipv4_compat: bool,
+    context: &mut ParseContext,
+) -> ListenSocketOptions {
     let keepalive = config.tcp_keepalive.as_ref();
     ListenSocketOptions {
         freebind: config.freebind.is_some_and(|on| on.value),
@@ -98,6 +107,7 @@ fn socket_options(config: &proto::Listener, pipe_mode: Option<u32>, context: &mu
         keepalive: keepalive.and_then(|config| {
             context.within("tcp_keepalive", |context| socket_option::keepalive(config, context).ok())
         }),
+        ipv4_compat,
         pipe_mode,
         raw: Vec::new(),
     }
@@ -121,7 +131,8 @@ fn additional_address(
         None => main.raw.clone(),
     };
     let pipe_mode = pipe_mode(proto_address, context);
-    Ok((parsed?, ListenSocketOptions { keepalive, raw, pipe_mode, ..main.clone() }))
+    let ipv4_compat = ipv4_compat(proto_address);
+    Ok((parsed?, ListenSocketOptions { keepalive, raw, ipv4_compat, pipe_mode, ..main.clone() }))
 }
 
 /// The chain that takes every connection: the default one, or the only one where it matches everything.
