@@ -1,13 +1,10 @@
 //! Endpoints of clusters whose hosts are names.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::Metadata;
-
 use super::endpoint_set::AssignmentOptions;
-use super::{HostHealth, Locality};
+use super::host::HostTemplate;
 
 /// What to resolve, when and how. Source: the `dns_*` fields of Cluster and envoy.extensions.clusters.dns.v3.DnsCluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +17,8 @@ pub struct DnsPlan {
     pub failure_refresh: Option<FailureRefresh>,
     /// Ask again when the answer's TTL ends instead.
     pub respect_ttl: bool,
+    /// A shorter TTL counts as this.
+    pub ttl_min: Duration,
     /// Added to each wait, from 0 to this at random.
     pub jitter: Duration,
     /// Which addresses are taken.
@@ -48,20 +47,8 @@ pub struct DnsName {
     pub name: Box<str>,
     /// The port of each address found.
     pub port: u16,
-    /// `endpoint.hostname`, or the name.
-    pub hostname: Arc<str>,
-    /// As in [`super::Host`].
-    pub weight: u32,
-    /// As in [`super::Host`].
-    pub priority: u32,
-    /// As in [`super::Host`].
-    pub locality: Arc<Locality>,
-    /// As in [`super::Host`].
-    pub health: HostHealth,
-    /// As in [`super::Host`].
-    pub canary: bool,
-    /// As in [`super::Host`].
-    pub metadata: Option<Arc<Metadata>>,
+    /// What its hosts have in common.
+    pub host: HostTemplate,
 }
 
 /// Which addresses are taken. Source: Cluster.DnsLookupFamily.

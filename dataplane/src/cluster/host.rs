@@ -40,12 +40,54 @@ pub struct Host {
 }
 
 impl Host {
+    /// Whether `other`, of an earlier or later set of endpoints, is the same host: its counters and connections go on.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.stats, &other.stats)
+    }
+
     /// The `envoy.lb` metadata value at `hash_key`, the hostname or the address, as hash policies name the host.
     pub fn hash_key(&self, use_hostname: bool) -> String {
         if let Some(key) = self.metadata.as_deref().and_then(|metadata| lb_text(metadata, "hash_key")) {
             return key.to_owned();
         }
         if use_hostname && !self.hostname.is_empty() { self.hostname.to_string() } else { self.address.to_string() }
+    }
+}
+
+/// What an endpoint says of its hosts, whatever their addresses turn out to be. Fields as in [`Host`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTemplate {
+    /// See [`Host::hostname`].
+    pub hostname: Arc<str>,
+    /// See [`Host::weight`].
+    pub weight: u32,
+    /// See [`Host::priority`].
+    pub priority: u32,
+    /// See [`Host::locality`].
+    pub locality: Arc<Locality>,
+    /// See [`Host::health`].
+    pub health: HostHealth,
+    /// See [`Host::canary`].
+    pub canary: bool,
+    /// See [`Host::metadata`].
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+impl HostTemplate {
+    /// A new host at `address`.
+    pub fn host(&self, address: Address, connections_max: Option<u32>, core_count: usize) -> Host {
+        Host {
+            address,
+            hostname: Arc::clone(&self.hostname),
+            weight: self.weight,
+            priority: self.priority,
+            locality: Arc::clone(&self.locality),
+            health: self.health,
+            canary: self.canary,
+            metadata: self.metadata.clone(),
+            stats: Arc::new(Stats::new("", core_count)),
+            connections: connections_max.map(|limit| Arc::new(HostConnections::new(limit))),
+        }
     }
 }
 

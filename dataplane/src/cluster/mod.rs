@@ -4,9 +4,11 @@ pub mod balance;
 pub mod circuit_breaker;
 pub mod dns;
 pub mod endpoint_set;
+pub mod gauges;
 pub mod host;
 pub mod locality;
 pub mod options;
+mod parse;
 pub mod policy;
 pub mod priority_load;
 
@@ -54,6 +56,8 @@ pub struct Cluster {
     pub connect: Arc<UpstreamConnectOptions>,
     /// Limits over all cores.
     pub breakers: Arc<Breakers>,
+    /// Limit on the connections of all cores to one host, which new hosts of the cluster get too.
+    pub host_connections_max: Option<u32>,
     /// How a host is chosen.
     pub policy: Arc<Policy>,
     /// The hosts and what is computed from them.

@@ -16,7 +16,7 @@ pub struct UpstreamHttp {
     pub max_connection_duration: Option<Duration>,
     /// Requests on one connection before it is closed.
     pub requests_per_connection_max: Option<u32>,
-    /// Bytes of status line and fields that a response head may have. 60 KiB unless configured.
+    /// Bytes of status line and fields that a response head may have. 80 KiB unless configured.
     pub header_bytes_max: u32,
     /// Fields that a response head may have. 100 unless configured.
     pub header_count_max: u32,
@@ -32,7 +32,7 @@ impl Default for UpstreamHttp {
             idle_timeout: Some(Duration::from_secs(3600)),
             max_connection_duration: None,
             requests_per_connection_max: None,
-            header_bytes_max: 60 * 1024,
+            header_bytes_max: 80 * 1024,
             header_count_max: 100,
             max_stream_duration: None,
             http1: UpstreamHttp1::default(),

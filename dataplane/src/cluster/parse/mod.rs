@@ -1,0 +1,152 @@
+//! `envoy.config.cluster.v3.Cluster` becomes a [`Cluster`].
+
+mod connect;
+mod dns;
+mod endpoints;
+mod http;
+mod policy;
+mod thresholds;
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3 as proto;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+
+use super::{Cluster, ClusterKind, EndpointSet, Policy, TrackedStats, UpstreamConnectOptions, UpstreamHttp};
+use crate::config::parse::ParseContext;
+use crate::config::parse::context::type_name;
+use crate::config::reject::Refused;
+use crate::telemetry::counters::Stats;
+
+/// Envoy's default for `connect_timeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Envoy's default for `per_connection_buffer_limit_bytes`.
+const CONNECTION_BUFFER_BYTES_MAX: u32 = 1024 * 1024;
+
+impl Cluster {
+    /// The cluster that `config` describes; every fault is in `context.problems`.
+    pub fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Result<Self, Refused> {
+        let start = context.problems.checkpoint();
+        let name = context.non_empty("name", &config.name);
+        let discovery = Discovery::parse(config, context);
+        let policy = policy::parse(config, context);
+        let connect_timeout = match context.duration("connect_timeout", &config.connect_timeout) {
+            Ok(Some(Duration::ZERO)) => Err(context.reject("connect_timeout", "must be greater than 0s")),
+            other => other,
+        };
+        let http = http::parse(config, context);
+        let connect = connect::parse(config, context);
+        let stat_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
+        let stat_name: Arc<str> = stat_name.replace(':', "_").into();
+        let thresholds = thresholds::parse(config, context);
+        let (discovery, policy) = (discovery?, policy?);
+        let assignment = endpoints::parse(config, &discovery, context);
+        context.problems.clean_since(start)?;
+        let (thresholds, assignment) = (thresholds?, assignment?);
+
+        let policy = shared(policy, &POLICY);
+        let hosts = endpoints::static_hosts(&assignment, thresholds.host_connections_max, context.core_count);
+        let endpoints = EndpointSet::new(hosts, &assignment.options, &policy);
+        let kind = discovery.kind();
+        let name: Arc<str> = name?.into();
+        Ok(Self {
+            stat_name: if *stat_name == *name { Arc::clone(&name) } else { Arc::clone(&stat_name) },
+            stats: Arc::new(Stats::new(&format!("cluster.{stat_name}."), context.core_count)),
+            name,
+            kind,
+            connect_timeout: connect_timeout?.unwrap_or(CONNECT_TIMEOUT),
+            connection_buffer_bytes_max: config
+                .per_connection_buffer_limit_bytes
+                .map_or(CONNECTION_BUFFER_BYTES_MAX, |limit| limit.value),
+            http: shared(http?, &HTTP),
+            connect: shared(connect?, &CONNECT),
+            // The config thread has a core of its own and sends no requests.
+            breakers: Arc::new(thresholds.breakers(context.core_count.saturating_sub(1))),
+            host_connections_max: thresholds.host_connections_max,
+            policy,
+            endpoints: Arc::new(endpoints),
+            dns: discovery.plan(assignment).map(Arc::new),
+            track: tracked(config),
+            close_connections_on_host_set_change: config
+                .common_lb_config
+                .as_ref()
+                .is_some_and(|common| common.close_connections_on_host_set_change),
+            metadata: config.metadata.clone().map(Arc::new),
+        })
+    }
+}
+
+/// How endpoints are found, with what each way needs.
+enum Discovery {
+    Static,
+    Dns(dns::Settings),
+}
+
+impl Discovery {
+    fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Result<Self, Refused> {
+        use proto::cluster::{ClusterDiscoveryType, DiscoveryType};
+        let kind = match &config.cluster_discovery_type {
+            None => DiscoveryType::Static,
+            Some(ClusterDiscoveryType::Type(kind)) => {
+                DiscoveryType::try_from(*kind).map_err(|_| context.reject("type", "is no known discovery type"))?
+            }
+            Some(ClusterDiscoveryType::ClusterType(custom)) => {
+                return context.within("cluster_type", |context| Self::custom(custom, context));
+            }
+        };
+        match kind {
+            DiscoveryType::Static => Ok(Self::Static),
+            DiscoveryType::StrictDns => Ok(Self::Dns(dns::legacy(config, false, context)?)),
+            DiscoveryType::LogicalDns => Ok(Self::Dns(dns::legacy(config, true, context)?)),
+            DiscoveryType::Eds => Err(context.reject("type", "EDS is not there yet in this version")),
+            DiscoveryType::OriginalDst => Err(context.reject("type", "ORIGINAL_DST is not there yet in this version")),
+        }
+    }
+
+    fn custom(custom: &proto::cluster::CustomClusterType, context: &mut ParseContext) -> Result<Self, Refused> {
+        let config = context.required("typed_config", &custom.typed_config)?;
+        let name = type_name(&config.type_url);
+        if name != <DnsCluster as prost::Name>::full_name() {
+            return Err(
+                context.reject("typed_config", format!("cluster type `{name}` is not there yet in this version"))
+            );
+        }
+        let config: DnsCluster = context.unpack("typed_config", config)?;
+        Ok(Self::Dns(context.within("typed_config", |context| dns::extension(&config, context))?))
+    }
+
+    fn kind(&self) -> ClusterKind {
+        match self {
+            Self::Static => ClusterKind::Static,
+            Self::Dns(settings) if settings.logical => ClusterKind::LogicalDns,
+            Self::Dns(_) => ClusterKind::StrictDns,
+        }
+    }
+
+    fn plan(self, assignment: endpoints::Assignment) -> Option<super::DnsPlan> {
+        match self {
+            Self::Static => None,
+            Self::Dns(settings) => Some(settings.plan(assignment)),
+        }
+    }
+}
+
+fn tracked(config: &proto::Cluster) -> TrackedStats {
+    let track = config.track_cluster_stats.unwrap_or_default();
+    #[expect(deprecated, reason = "Envoy still honours it")]
+    let timeout_budgets = track.timeout_budgets || config.track_timeout_budgets;
+    TrackedStats { timeout_budgets, request_response_sizes: track.request_response_sizes }
+}
+
+static POLICY: LazyLock<Arc<Policy>> = LazyLock::new(Arc::default);
+static HTTP: LazyLock<Arc<UpstreamHttp>> = LazyLock::new(Arc::default);
+static CONNECT: LazyLock<Arc<UpstreamConnectOptions>> = LazyLock::new(Arc::default);
+
+/// `value`, in the memory of the default where it equals that: thousands of clusters usually do.
+fn shared<T: PartialEq>(value: T, default: &Arc<T>) -> Arc<T> {
+    if value == **default { Arc::clone(default) } else { Arc::new(value) }
+}
+
+#[cfg(test)]
+mod tests;
