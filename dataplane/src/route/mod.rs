@@ -6,10 +6,14 @@
 
 pub mod action;
 pub mod hash;
+pub mod header_match;
 pub mod local_reply;
 pub mod mutation;
+pub mod parameters;
+pub mod pattern;
 pub mod rewrite;
 pub mod scratch;
+pub mod string_match;
 pub mod table;
 pub mod timeout;
 
