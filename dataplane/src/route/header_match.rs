@@ -17,6 +17,7 @@ pub struct HeaderMatcher {
     test: Test,
     invert: bool,
     missing_is_empty: bool,
+    joined: bool,
 }
 
 #[derive(Debug)]
@@ -29,12 +30,12 @@ enum Test {
 
 impl HeaderMatcher {
     /// Compiles `config`, deprecated forms included; `context` stands at the message.
+    #[allow(deprecated, reason = "configurations of Istio's age still use the old forms")]
     pub fn parse(config: &proto::HeaderMatcher, context: &mut ParseContext) -> Result<Self, Refused> {
         use proto::header_matcher::HeaderMatchSpecifier as Specifier;
         let name = header_name("name", &config.name, context);
-        let non_empty = |field: &str, text: &String, context: &mut ParseContext| {
-            context.non_empty(field, text).map(|_| ())
-        };
+        let non_empty =
+            |field: &str, text: &String, context: &mut ParseContext| context.non_empty(field, text).map(|_| ());
         let test = match &config.header_match_specifier {
             None => Test::Present(true),
             Some(Specifier::PresentMatch(present)) => Test::Present(*present),
@@ -60,8 +61,10 @@ impl HeaderMatcher {
                 Test::Text(context.within("string_match", |context| StringMatcher::parse(matcher, context))?)
             }
         };
+        let name = name?;
         Ok(Self {
-            name: name?,
+            joined: is_joined(&name),
+            name,
             test,
             invert: config.invert_match,
             missing_is_empty: config.treat_missing_header_as_empty,
@@ -81,7 +84,7 @@ impl HeaderMatcher {
             (_, None) => self.value_matches(b"", &mut scratch.regex),
             (_, Some(first)) => match values.next() {
                 None => self.value_matches(first, &mut scratch.regex),
-                Some(second) if is_joined(&self.name) => {
+                Some(second) if self.joined => {
                     scratch.value.clear();
                     scratch.value.extend_from_slice(first);
                     for value in std::iter::once(second).chain(values) {
@@ -90,10 +93,9 @@ impl HeaderMatcher {
                     }
                     self.value_matches(&scratch.value, &mut scratch.regex)
                 }
-                Some(second) => [first, second]
-                    .into_iter()
-                    .chain(values)
-                    .any(|value| self.value_matches(value, &mut scratch.regex)),
+                Some(second) => {
+                    [first, second].into_iter().chain(values).any(|value| self.value_matches(value, &mut scratch.regex))
+                }
             },
         };
         outcome != self.invert
@@ -124,6 +126,7 @@ pub fn header_name(field: &str, text: &str, context: &mut ParseContext) -> Resul
 
 #[cfg(test)]
 mod tests {
+    #![allow(deprecated, reason = "configurations of Istio's age still use the old forms")]
     use super::*;
     use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
     use envoy_types::pb::envoy::r#type::v3::Int64Range;

@@ -111,7 +111,9 @@ pub fn without_query(path: &[u8]) -> &[u8] {
 /// Whether the request is gRPC: its content type is `application/grpc` or starts with `application/grpc+`.
 pub fn is_grpc(request: &HeaderMap) -> bool {
     request.get_known(Known::ContentType).is_some_and(|content_type| {
-        content_type.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'+'))
+        content_type
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'+'))
     })
 }
 
@@ -154,7 +156,11 @@ mod tests {
             let mut request = HeaderMap::default();
             cookies.iter().for_each(|cookie| request.append_known(Known::Cookie, cookie.as_bytes()));
             let value = cookie_value(&request, b"c");
-            assert_eq!(value.map(|value| String::from_utf8_lossy(value).into_owned()).as_deref(), expect, "{cookies:?}");
+            assert_eq!(
+                value.map(|value| String::from_utf8_lossy(value).into_owned()).as_deref(),
+                expect,
+                "{cookies:?}"
+            );
         };
         check(&["c=v"], Some("v"));
         check(&["a=b; c=v"], Some("v"));

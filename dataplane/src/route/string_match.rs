@@ -89,11 +89,11 @@ impl StringMatcher {
         match &self.test {
             Test::Exact(expected) => text.eq_ignore_ascii_case(expected),
             Test::Prefix(prefix) => starts_with_any_case(text, prefix),
-            Test::Suffix(suffix) => {
-                text.len().checked_sub(suffix.len()).and_then(|start| text.get(start..)).is_some_and(|end| {
-                    end.eq_ignore_ascii_case(suffix)
-                })
-            }
+            Test::Suffix(suffix) => text
+                .len()
+                .checked_sub(suffix.len())
+                .and_then(|start| text.get(start..))
+                .is_some_and(|end| end.eq_ignore_ascii_case(suffix)),
             Test::Contains(part) => text.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part)),
             Test::Regex(_) => false,
         }
@@ -153,6 +153,9 @@ mod tests {
         let prefix = Some(Prefix(String::new()));
         check(proto::StringMatcher { match_pattern: prefix, ignore_case: false }, "prefix: must not be empty");
         let regex = Some(SafeRegex(proto::RegexMatcher { regex: "(".into(), ..Default::default() }));
-        check(proto::StringMatcher { match_pattern: regex, ignore_case: false }, "safe_regex.regex: is no valid pattern");
+        check(
+            proto::StringMatcher { match_pattern: regex, ignore_case: false },
+            "safe_regex.regex: is no valid pattern",
+        );
     }
 }

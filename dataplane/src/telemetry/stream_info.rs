@@ -33,6 +33,10 @@ pub struct StreamInfo {
     pub header_bytes_received: u64,
     /// Reply head bytes sent.
     pub header_bytes_sent: u64,
+    /// Request head bytes sent upstream.
+    pub upstream_header_bytes_sent: u64,
+    /// Reply head bytes received from upstream.
+    pub upstream_header_bytes_received: u64,
     /// Bytes received from the client, all.
     pub downstream_wire_bytes_received: u64,
     /// Bytes sent to the client, all.
@@ -57,8 +61,8 @@ pub struct StreamInfo {
     pub route_name: String,
     /// Name of the matched virtual host.
     pub virtual_host_name: String,
-    /// Name of the virtual cluster, if one matched.
-    pub virtual_cluster_name: Option<String>,
+    /// Name of the virtual cluster; empty where none matched.
+    pub virtual_cluster_name: String,
     /// Name of the chosen cluster (`alt_stat_name` or name); empty where none was.
     pub cluster_name: String,
     /// The chosen endpoint.
@@ -83,6 +87,16 @@ pub struct StreamInfo {
     pub downstream_local: Option<Address>,
     /// Name of the filter chain.
     pub filter_chain_name: String,
+    /// Name of the listener.
+    pub listener_name: String,
+    /// Every endpoint tried, in order; where empty, formats take `upstream_host`.
+    pub hosts_attempted: Vec<Address>,
+    /// Id of every upstream connection used, in order; where empty, formats take `upstream_connection_id`.
+    pub connection_ids_attempted: Vec<u64>,
+    /// Since start: the last upstream connection began to connect, whichever request it was made for.
+    pub upstream_connect_start: Option<Duration>,
+    /// Since start: it was connected.
+    pub upstream_connect_end: Option<Duration>,
     /// Time to get an upstream connection, since start.
     pub upstream_connection_ready: Option<Duration>,
     /// Whether the proxy itself made the reply.
@@ -102,8 +116,14 @@ impl StreamInfo {
             upstream_transport_failure: std::mem::take(&mut self.upstream_transport_failure),
             response_code_details: std::mem::take(&mut self.response_code_details),
             filter_chain_name: std::mem::take(&mut self.filter_chain_name),
+            virtual_cluster_name: std::mem::take(&mut self.virtual_cluster_name),
+            listener_name: std::mem::take(&mut self.listener_name),
+            hosts_attempted: std::mem::take(&mut self.hosts_attempted),
+            connection_ids_attempted: std::mem::take(&mut self.connection_ids_attempted),
             ..Self::default()
         };
+        fresh.hosts_attempted.clear();
+        fresh.connection_ids_attempted.clear();
         for text in [
             &mut fresh.route_name,
             &mut fresh.virtual_host_name,
@@ -112,6 +132,8 @@ impl StreamInfo {
             &mut fresh.upstream_transport_failure,
             &mut fresh.response_code_details,
             &mut fresh.filter_chain_name,
+            &mut fresh.virtual_cluster_name,
+            &mut fresh.listener_name,
         ] {
             text.clear();
         }

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use torus_codec::headers::{HeaderMap, HeaderName, Known};
 
@@ -26,12 +26,16 @@ pub(super) enum Operator {
     Text(Text),
     Address(Which, AddressPart),
     Field(Message, FieldNames, Option<usize>),
+    FieldWithoutQuery(Message, FieldNames, Option<usize>),
     HeaderBytes(Message),
     GrpcStatus(GrpcForm),
     QueryParameter(Box<str>, Option<usize>),
     Query(PathSource, Option<usize>),
     Path(PathSource, bool, Option<usize>),
-    RequestedServerName { host: bool, original: bool },
+    RequestedServerName {
+        host: bool,
+        original: bool,
+    },
 }
 
 /// Numbers of [`StreamInfo`].
@@ -111,6 +115,7 @@ pub(super) enum Text {
     LocalReplyBody,
     LogType,
     StreamId,
+    UniqueId,
     HostsAttempted,
     HostsAttemptedWithoutPort,
     HostNamesAttempted,
@@ -213,9 +218,10 @@ impl Operator {
             Self::Text(text) => text.write(context, out)?,
             Self::Address(which, part) => part.write(which.of(info)?, out)?,
             Self::Field(message, names, len_max) => {
-                let headers = message.of(context)?;
-                let value = headers.get(&names.main);
-                let value = value.or_else(|| headers.get(names.alternative.as_ref()?))?;
+                out.extend_from_slice(truncated(names.value(message.of(context)?)?, *len_max));
+            }
+            Self::FieldWithoutQuery(message, names, len_max) => {
+                let value = without_query(names.value(message.of(context)?)?);
                 out.extend_from_slice(truncated(value, *len_max));
             }
             Self::HeaderBytes(message) => decimal(out, message.of(context).map_or(0, HeaderMap::byte_count) as u64),
@@ -312,7 +318,7 @@ impl Text {
             Self::ResponseFlags => return Some(write_flags(info, ResponseFlag::short, out)),
             Self::ResponseFlagsLong => return Some(write_flags(info, ResponseFlag::long, out)),
             Self::RouteName => non_empty(&info.route_name)?,
-            Self::VirtualClusterName => info.virtual_cluster_name.as_deref()?,
+            Self::VirtualClusterName => non_empty(&info.virtual_cluster_name)?,
             Self::UpstreamCluster => non_empty(&info.cluster_name)?,
             Self::UpstreamHostName => return write_host_name(info, false, out),
             Self::UpstreamHostNameWithoutPort => return write_host_name(info, true, out),
@@ -332,9 +338,13 @@ impl Text {
                 uuid(info.stream_id, out);
                 return Some(());
             }
+            Self::UniqueId => {
+                let since = context.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                uuid(info.stream_id.rotate_left(32) ^ since.as_nanos() as u64, out);
+                return Some(());
+            }
             Self::HostsAttempted | Self::HostsAttemptedWithoutPort => {
-                let part =
-                    if self == Self::HostsAttempted { AddressPart::Whole } else { AddressPart::WithoutPort };
+                let part = if self == Self::HostsAttempted { AddressPart::Whole } else { AddressPart::WithoutPort };
                 let attempted = if info.hosts_attempted.is_empty() {
                     std::slice::from_ref(info.upstream_host.as_ref()?)
                 } else {
@@ -448,6 +458,12 @@ impl Message {
             Self::Response => context.response,
             Self::ResponseTrailers => context.response_trailers,
         }
+    }
+}
+
+impl FieldNames {
+    fn value<'a>(&self, headers: &'a HeaderMap) -> Option<&'a [u8]> {
+        headers.get(&self.main).or_else(|| headers.get(self.alternative.as_ref()?))
     }
 }
 
