@@ -5,11 +5,22 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unreachable)
 )]
 
-pub mod cluster;
-pub mod config;
-pub mod downstream;
-pub mod exchange;
-pub mod listener;
-pub mod route;
-pub mod telemetry;
 pub mod worker;
+
+pub mod listener;
+
+pub mod downstream;
+
+pub mod exchange;
+
+pub mod route;
+
+pub mod cluster;
+
+pub mod upstream;
+
+pub mod wire;
+
+pub mod config;
+pub mod slab;
+pub mod telemetry;

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use torus_ring::PeerAddr;
+
 /// A socket's address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
@@ -20,6 +22,24 @@ impl Address {
         match self {
             Self::Ip(address) => Some(*address),
             Self::Pipe(_) => None,
+        }
+    }
+}
+
+impl From<&PeerAddr> for Address {
+    fn from(peer: &PeerAddr) -> Self {
+        match peer {
+            PeerAddr::Ip(address) => Self::Ip(*address),
+            PeerAddr::Path(path) => Self::Pipe(Arc::clone(path)),
+        }
+    }
+}
+
+impl From<&Address> for PeerAddr {
+    fn from(address: &Address) -> Self {
+        match address {
+            Address::Ip(address) => Self::Ip(*address),
+            Address::Pipe(path) => Self::Path(Arc::clone(path)),
         }
     }
 }

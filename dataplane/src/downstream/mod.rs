@@ -1,5 +1,6 @@
 //! The client's side: the HTTP connection manager's configuration, its header rules, and the connection itself.
 
+pub mod connection;
 pub mod edge;
 pub mod request_id;
 
@@ -7,14 +8,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use torus_codec::HeaderName;
 pub use torus_codec::path::EscapedSlashes;
+use torus_codec::{HeaderName, RequestOptions};
 
 use crate::config::address::Address;
 use crate::route::RouteTable;
 use crate::telemetry::access_log::AccessLog;
-use crate::telemetry::counters::Stats;
-use crate::telemetry::names::{Http1Stat, HttpStat, ListenerHttpStat};
+use crate::telemetry::counters::{Core, Stats};
+use crate::telemetry::names::{Http1Stat, HttpStat, ListenerHttpStat, ResponseClass};
 
 /// The HTTP connection manager, parsed.
 /// Source: envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.
@@ -35,6 +36,8 @@ pub struct HttpConnectionManager {
     pub header_bytes_max: u32,
     /// Fields that a request head may have.
     pub header_count_max: u32,
+    /// How request heads are read, limits included.
+    pub request_options: RequestOptions,
     /// Requests on one connection before it is closed.
     pub requests_per_connection_max: Option<u32>,
     /// HTTP/1.1 details.
@@ -61,6 +64,24 @@ pub struct HttpConnectionManager {
     pub proxy_100_continue: bool,
     /// Name for `http.<prefix>` tracing and logs; where `true`, a bad message ends the stream and not the connection.
     pub stream_error_on_invalid_message: bool,
+}
+
+impl HttpConnectionManager {
+    /// Counts a finished request and its reply.
+    pub fn count_reply(&self, core: Core, status: u16, elapsed: Duration) {
+        self.stats.record(core, HttpStat::DownstreamRqTime, elapsed.as_millis() as u64);
+        if status == 0 {
+            return;
+        }
+        self.stats.increment(core, HttpStat::DownstreamRqCompleted);
+        self.listener_stats.increment(core, ListenerHttpStat::DownstreamRqCompleted);
+        if let Some(class) = HttpStat::response_class(status) {
+            self.stats.increment(core, class);
+        }
+        if let Some(class) = ListenerHttpStat::response_class(status) {
+            self.listener_stats.increment(core, class);
+        }
+    }
 }
 
 /// Timers; `None` is off.
@@ -119,15 +140,7 @@ impl Default for Http1Options {
     }
 }
 
-/// How field names are written on the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HeaderCase {
-    /// As stored.
-    #[default]
-    Lower,
-    /// `Content-Type`.
-    ProperCase,
-}
+pub use torus_codec::{NameCase as HeaderCase, Underscores as UnderscoreAction};
 
 /// What happens to a reply's `server` field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -216,15 +229,6 @@ pub enum StripPort {
     Keep,
     Matching,
     Any,
-}
-
-/// What happens to field names that contain `_`. Source: HeadersWithUnderscoresAction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UnderscoreAction {
-    #[default]
-    Allow,
-    Reject,
-    Drop,
 }
 
 /// What is known of a client's connection before its first request.

@@ -1,3 +1,215 @@
-//! One core: owns every connection, pool, timer and buffer of that core.
+//! One core: owns every connection, pool, timer and buffer of that core (invariant 1).
+//!
+//! Connections that wait for a request are entries of a slab and no tasks. When bytes arrive, the ring hands the entry's key
+//! out and a runner takes the connection. Runners are tasks that are reused, each with the memory of one exchange: an idle
+//! connection costs a few hundred bytes, and a request allocates nothing.
 
+pub mod connection_limit;
+mod connections;
 pub mod random;
+mod runner;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use self::connections::Connections;
+use self::runner::Runners;
+use crate::config::publish::Subscriber;
+use crate::config::snapshot::NetworkFilter;
+use crate::downstream::connection::{Connection, Rest};
+use crate::exchange::core_state::CoreState;
+use crate::slab::SlabKey;
+use crate::upstream::pool::UPSTREAM_TOKEN_BIT;
+
+/// How often idle connections are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long to wait after a failed accept, for instance when no file descriptor is left: the cause does not go away at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// One core's worker.
+pub struct Worker {
+    /// What exchanges use.
+    pub core: Rc<CoreState>,
+    connections: RefCell<Connections>,
+    runners: RefCell<Runners>,
+    /// Tasks that accept, to be woken when the process's phase changes.
+    acceptors: RefCell<Vec<Waker>>,
+}
+
+/// A listening socket that this worker accepts on.
+pub struct WorkerListener {
+    /// The listener's place in the snapshot.
+    pub listener: u32,
+    /// Accepts its connections.
+    pub accepting: torus_ring::Listener,
+}
+
+impl Worker {
+    /// A worker without connections.
+    pub fn new(core: Rc<CoreState>) -> Rc<Self> {
+        Rc::new(Self {
+            core,
+            connections: RefCell::default(),
+            runners: RefCell::default(),
+            acceptors: RefCell::default(),
+        })
+    }
+
+    /// Begins to accept and serve on the core's ring.
+    pub fn start(self: &Rc<Self>, listeners: Vec<WorkerListener>) {
+        let ring = &self.core.ring;
+        for listener in listeners {
+            ring.spawn(Rc::clone(self).accept(listener));
+        }
+        ring.spawn(Rc::clone(self).dispatch());
+        ring.spawn(Rc::clone(self).sweep());
+        ring.spawn(Rc::clone(self).flush_logs());
+    }
+
+    /// Runs the core until the process ends, or drains and every request is finished.
+    pub fn run(self: &Rc<Self>, subscriber: Subscriber) {
+        let ring = self.core.ring.clone();
+        ring.block_on(self.follow(subscriber));
+        self.core.log_buffers.borrow_mut().flush();
+    }
+
+    /// Takes new snapshots and obeys the lifecycle; returns when the worker has nothing left to do.
+    async fn follow(self: &Rc<Self>, mut subscriber: Subscriber) {
+        let lifecycle = Arc::clone(&self.core.lifecycle);
+        loop {
+            if let Some(snapshot) = subscriber.take_newer() {
+                self.core.set_snapshot(snapshot);
+            }
+            let phase = lifecycle.phase();
+            if phase.is_leaving() {
+                self.close_idle();
+            }
+            for acceptor in self.acceptors.borrow_mut().drain(..) {
+                acceptor.wake();
+            }
+            self.report();
+            if phase.is_ended() {
+                return;
+            }
+            self.core.ring.remote_woken().await;
+        }
+    }
+
+    /// Tells the config thread how many connections are left.
+    fn report(&self) {
+        let phase = self.core.lifecycle.phase();
+        self.core.lifecycle.report(self.core.core, phase, self.connections.borrow().len() as u64);
+    }
+
+    /// Accepts until the process's phase says otherwise.
+    async fn accept(self: Rc<Self>, mut listener: WorkerListener) {
+        let core = &self.core;
+        let snapshot = core.snapshot();
+        let direction = snapshot.listeners.get(listener.listener as usize).map(|listener| listener.direction);
+        let direction = direction.unwrap_or_default();
+        drop(snapshot);
+        loop {
+            let accepted = poll_fn(|cx| {
+                if !core.lifecycle.phase().accepts(direction) {
+                    return Poll::Ready(None);
+                }
+                let accepted = listener.accepting.poll_accept(cx);
+                if accepted.is_pending() {
+                    let mut acceptors = self.acceptors.borrow_mut();
+                    if !acceptors.iter().any(|waker| waker.will_wake(cx.waker())) {
+                        acceptors.push(cx.waker().clone());
+                    }
+                }
+                accepted.map(Some)
+            })
+            .await;
+            match accepted {
+                None => return,
+                Some(Ok(socket)) => self.admit(listener.listener, socket),
+                Some(Err(error)) => {
+                    tracing::warn!(target: "connection", "a connection was not accepted: {error}");
+                    core.ring.sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes a new connection, unless a limit is reached.
+    fn admit(self: &Rc<Self>, index: u32, socket: torus_ring::Socket) {
+        let snapshot = self.core.snapshot();
+        let Some(listener) = snapshot.listeners.get(index as usize) else { return };
+        let admitted = connections::open(&self.core, listener, index, socket);
+        if let Some(connection) = admitted {
+            let now = self.core.ring.now();
+            let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+            let mut connections = self.connections.borrow_mut();
+            connections.insert_idle(connection, now, manager.timeouts.idle);
+        }
+    }
+
+    /// Hands connections on which something happened to runners, and idle upstream connections back to their pool.
+    async fn dispatch(self: Rc<Self>) {
+        let ring = self.core.ring.clone();
+        loop {
+            let token = ring.next_parked().await;
+            if token & UPSTREAM_TOKEN_BIT != 0 {
+                self.core.pools.on_idle_readable(token);
+            } else {
+                runner::run(&self, SlabKey::from_token(token));
+            }
+        }
+    }
+
+    /// Closes what was idle or stuck for too long.
+    async fn sweep(self: Rc<Self>) {
+        let ring = self.core.ring.clone();
+        loop {
+            ring.sleep(SWEEP_INTERVAL).await;
+            let now = ring.now();
+            self.core.pools.sweep(now);
+            let expired = self.connections.borrow_mut().take_expired(&self.core, now);
+            for (connection, rest) in expired {
+                connections::close(&self.core, connection, rest);
+            }
+            self.report();
+        }
+    }
+
+    async fn flush_logs(self: Rc<Self>) {
+        let interval = self.core.log_buffers.borrow().flush_interval();
+        loop {
+            self.core.ring.sleep(interval).await;
+            self.core.log_buffers.borrow_mut().flush();
+        }
+    }
+
+    fn close_idle(&self) {
+        let idle = self.connections.borrow_mut().take_idle();
+        for connection in idle {
+            connections::close(&self.core, connection, Rest::Close);
+        }
+    }
+
+    fn take(&self, key: SlabKey) -> Option<Connection> {
+        self.connections.borrow_mut().take(key)
+    }
+
+    /// Keeps or closes a connection that a runner is done with.
+    fn put_back(&self, key: SlabKey, connection: Connection, rest: Rest) {
+        let is_leaving = self.core.lifecycle.phase().is_leaving();
+        if rest == Rest::Idle && !is_leaving {
+            self.connections.borrow_mut().put_back(key, connection, self.core.ring.now());
+            return;
+        }
+        self.connections.borrow_mut().remove(key);
+        connections::close(&self.core, connection, rest);
+        if is_leaving {
+            self.report();
+        }
+    }
+}

@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
-use torus_codec::HeaderName;
+use torus_codec::{HeaderName, Limits, RequestOptions};
 
 use super::context::type_name;
 use super::{ParseContext, cidr, http_filters};
@@ -49,7 +49,23 @@ pub fn parse(
     let server_name = if config.server_name.is_empty() { "envoy" } else { &config.server_name };
     context.problems.clean_since(start)?;
     let registry = &context.registry;
+    let edge = edge?;
+    let request_options = RequestOptions {
+        limits: Limits {
+            header_bytes_max: header_bytes_max as usize,
+            header_count_max: limits.header_count_max as usize,
+            ..Limits::default()
+        },
+        accept_http_10: http1.accept_http_10,
+        default_host: http1.default_host.clone(),
+        allow_absolute_url: http1.allow_absolute_url,
+        refuse_https_target: false,
+        allow_chunked_length: http1.allow_chunked_length,
+        allow_custom_methods: http1.allow_custom_methods,
+        underscores: edge.underscores,
+    };
     Ok(HttpConnectionManager {
+        request_options,
         stats: registry.group(&format!("http.{stat_prefix}.")),
         listener_stats: registry.group(&format!("{listener_prefix}http.{stat_prefix}.")),
         http1_stats: registry.group("http1."),
@@ -62,7 +78,7 @@ pub fn parse(
         http1,
         server_name: server_name.into(),
         server_header: server_header(config),
-        edge: edge?,
+        edge,
         local_reply: local_reply?,
         access_logs: access_logs?,
         log_on_new_request,

@@ -1,0 +1,156 @@
+//! A client's connection: one request after another until it is idle, closes or must close.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use torus_ring::Nanos;
+
+use super::ConnectionInfo;
+use crate::config::snapshot::{Listener, NetworkFilter};
+use crate::downstream::HttpConnectionManager;
+use crate::exchange::client::Client;
+use crate::exchange::core_state::CoreState;
+use crate::exchange::deadline::Deadline;
+use crate::exchange::local_reply::Refusal;
+use crate::exchange::upload::QUEUED_BYTES_MAX;
+use crate::exchange::{After, Exchange, Scope};
+use crate::telemetry::names::HttpStat;
+use crate::wire::HeadError;
+
+/// A client's connection between two requests; what a runner takes and gives back.
+pub struct Connection {
+    /// Its socket and the state of its messages.
+    pub client: Client,
+    /// Its addresses.
+    pub info: ConnectionInfo,
+    /// Its listener's place in the snapshot.
+    pub listener: u32,
+    /// When it was accepted.
+    pub opened_at: Nanos,
+    /// Requests served.
+    pub request_count: u32,
+}
+
+/// Why a runner stopped serving a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// No request has begun to arrive.
+    Idle,
+    /// It closes once the last reply is sent.
+    Close,
+    /// It is reset.
+    Abort,
+    /// The client closed it.
+    Gone,
+}
+
+/// What came of waiting for a head.
+enum Head {
+    Ready(usize),
+    Idle,
+    Late,
+    Failed(HeadError),
+}
+
+impl Connection {
+    /// Serves requests until none is waiting.
+    pub async fn serve(&mut self, core: &Rc<CoreState>, exchange: &mut Exchange) -> Rest {
+        loop {
+            let snapshot = core.snapshot();
+            let Some(listener) = snapshot.listeners.get(self.listener as usize) else { return Rest::Close };
+            let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+            let head = self.read_head(core, exchange, manager).await;
+            let last_request = self.is_last_request(core, listener, manager);
+            let scope = Scope { core, snapshot: &snapshot, listener, manager, connection: &self.info, last_request };
+            let after = match head {
+                Head::Idle => return Rest::Idle,
+                Head::Ready(head_bytes) => exchange.run(&scope, &mut self.client, head_bytes).await,
+                Head::Late => {
+                    manager.stats.increment(core.core, HttpStat::DownstreamRqHeaderTimeout);
+                    exchange.run_refused(&scope, &mut self.client, &Refusal::HEAD_TIMEOUT)
+                }
+                Head::Failed(HeadError::Malformed(malformed)) => {
+                    manager.stats.increment(core.core, HttpStat::DownstreamCxProtocolError);
+                    exchange.run_refused(&scope, &mut self.client, &Refusal::malformed(&malformed))
+                }
+                Head::Failed(HeadError::Closed { .. } | HeadError::Io(_)) => return Rest::Gone,
+            };
+            self.request_count += 1;
+            match after {
+                After::Close => return Rest::Close,
+                After::Abort => return Rest::Abort,
+                After::KeepAlive => {}
+            }
+            if !self.wait_until_sent(core, exchange, manager).await {
+                return Rest::Abort;
+            }
+        }
+    }
+
+    /// Whether the connection closes after the next reply: it is old, has served enough, or the process drains.
+    fn is_last_request(&self, core: &CoreState, listener: &Listener, manager: &HttpConnectionManager) -> bool {
+        let limit_reached = manager.requests_per_connection_max.is_some_and(|max| self.request_count + 1 >= max);
+        if limit_reached {
+            manager.stats.increment(core.core, HttpStat::DownstreamCxMaxRequestsReached);
+        }
+        let age = core.ring.now().since(self.opened_at);
+        let too_old = manager.timeouts.connection_duration_max.is_some_and(|max| age >= max);
+        let random = core.random.borrow_mut().next_u64();
+        limit_reached || too_old || core.lifecycle.close_after_reply(listener.direction, random)
+    }
+
+    /// Reads the next head. A connection on which nothing arrives is idle; one on which a head has begun must finish it in time.
+    async fn read_head(&mut self, core: &CoreState, exchange: &mut Exchange, manager: &HttpConnectionManager) -> Head {
+        let client = &mut self.client;
+        let mut is_timed = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = client.poll_head(&manager.request_options, &mut exchange.request, cx) {
+                return Poll::Ready(read.map_or_else(Head::Failed, Head::Ready));
+            }
+            if !client.head_is_partial() {
+                return Poll::Ready(Head::Idle);
+            }
+            let now = core.ring.now();
+            if !is_timed {
+                is_timed = true;
+                exchange.deadlines.clear_all();
+                exchange.deadlines.set(Deadline::RequestHead, now, manager.timeouts.request_headers);
+            }
+            exchange.deadlines.poll_expired(now, cx).map(|_| Head::Late)
+        })
+        .await
+    }
+
+    /// Waits while too much of the last reply is unsent; whether the client takes it.
+    async fn wait_until_sent(
+        &mut self,
+        core: &CoreState,
+        exchange: &mut Exchange,
+        manager: &HttpConnectionManager,
+    ) -> bool {
+        let socket = &mut self.client.socket;
+        if socket.queued_bytes() <= QUEUED_BYTES_MAX {
+            return true;
+        }
+        let deadlines = &mut exchange.deadlines;
+        deadlines.clear_all();
+        let mut seen_progress_at = socket.last_write_progress();
+        deadlines.set(Deadline::WriteProgress, core.ring.now(), manager.timeouts.write_progress);
+        poll_fn(|cx| {
+            if let Poll::Ready(drained) = socket.poll_drained(cx, QUEUED_BYTES_MAX) {
+                return Poll::Ready(drained.is_ok());
+            }
+            let now = core.ring.now();
+            while deadlines.poll_expired(now, cx).is_ready() {
+                if socket.last_write_progress() == seen_progress_at {
+                    return Poll::Ready(false);
+                }
+                seen_progress_at = socket.last_write_progress();
+                deadlines.set(Deadline::WriteProgress, now, manager.timeouts.write_progress);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

@@ -1,0 +1,317 @@
+//! One try: lease a connection to the chosen endpoint, send the request, wait for the head of the reply.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+
+use torus_codec::{
+    BodyLength, ConnectionToken, EncodeOptions, Limits, encode_request_head, encode_response_head, remove_hop_by_hop,
+};
+
+use super::client::{Client, WhileWaiting};
+use super::deadline::Deadline;
+use super::forward::{Forwarding, system_error_text};
+use super::retry::AttemptFailure;
+use super::upload::UploadError;
+use super::{Exchange, Scope};
+use crate::telemetry::names::ClusterStat;
+use crate::telemetry::stream_info::ResponseFlag;
+use crate::upstream::{AcquireError, Chosen, Lease};
+use crate::wire::{BodyError, HeadError};
+
+/// How an attempt ended.
+pub(super) enum Outcome {
+    /// The head of a reply is in `Exchange::response`; its body is still to be read.
+    Head(Lease),
+    /// The upstream gave none.
+    Failed(Failure),
+    /// The client closed its connection.
+    ClientGone,
+    /// The client's body can't be read.
+    ClientFailed(BodyError),
+    /// A limit was reached.
+    Deadline(Deadline),
+}
+
+/// A failed attempt.
+pub(super) struct Failure {
+    /// What a retry policy judges.
+    pub kind: AttemptFailure,
+    /// What the operating system said.
+    error: Option<io::Error>,
+}
+
+impl Failure {
+    fn new(kind: AttemptFailure) -> Self {
+        Self { kind, error: None }
+    }
+
+    /// Envoy's name of the reset.
+    pub(super) fn reason(&self) -> &'static str {
+        match self.kind {
+            AttemptFailure::ConnectRefused => "remote connection failure",
+            AttemptFailure::ConnectTimeout => "connection timeout",
+            AttemptFailure::Overflow => "overflow",
+            AttemptFailure::ResetBeforeRequest | AttemptFailure::Reset | AttemptFailure::PerTryTimeout => {
+                "connection termination"
+            }
+            AttemptFailure::ProtocolError => "protocol error",
+        }
+    }
+
+    /// The response flag. Source: Envoy, the stream reset reason's flag.
+    pub(super) fn flag(&self) -> ResponseFlag {
+        match self.kind {
+            AttemptFailure::ConnectRefused | AttemptFailure::ConnectTimeout => ResponseFlag::UpstreamConnectionFailure,
+            AttemptFailure::Overflow => ResponseFlag::UpstreamOverflow,
+            AttemptFailure::ResetBeforeRequest | AttemptFailure::Reset => ResponseFlag::UpstreamConnectionTermination,
+            AttemptFailure::PerTryTimeout => ResponseFlag::UpstreamRequestTimeout,
+            AttemptFailure::ProtocolError => ResponseFlag::UpstreamProtocolError,
+        }
+    }
+
+    /// 502 for a reply that is no HTTP, 503 otherwise.
+    pub(super) fn status(&self) -> u16 {
+        if self.kind == AttemptFailure::ProtocolError { 502 } else { 503 }
+    }
+
+    /// Whether a circuit breaker refused.
+    pub(super) fn is_overflow(&self) -> bool {
+        self.kind == AttemptFailure::Overflow
+    }
+
+    /// Why the connection could not be made, for instance `delayed connect error: Connection refused`.
+    pub(super) fn transport_failure(&self) -> Option<String> {
+        let error = self.error.as_ref()?;
+        Some(format!("delayed connect error: {}", system_error_text(error)))
+    }
+}
+
+impl Exchange {
+    pub(super) async fn attempt(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+        chosen: &Chosen,
+    ) -> Outcome {
+        let core = scope.core;
+        self.note_host(scope, forwarding, chosen);
+        self.deadlines.clear(Deadline::PerTry);
+        if self.upload.is_received() {
+            self.start_per_try(scope, forwarding);
+        }
+        let mut lease = match self.lease(scope, client, forwarding, chosen).await {
+            Ok(lease) => lease,
+            Err(outcome) => return outcome,
+        };
+        let elapsed = self.elapsed(core);
+        self.info.upstream_connection_ready = Some(elapsed);
+        let Some(upstream) = lease.upstream() else { return Outcome::ClientGone };
+        self.info.upstream_connection_id = upstream.id;
+        self.info.upstream_protocol = Some("HTTP/1.1");
+        let options = EncodeOptions { case: forwarding.cluster.http.http1.header_case, ..EncodeOptions::default() };
+        let mut buffer = core.ring.buffer();
+        let (headers, body) = (&self.request.headers, self.request.body);
+        if encode_request_head(headers, body, ConnectionToken::None, &options, &mut buffer).is_err() {
+            // A header change made something that is no HTTP: nothing of it leaves.
+            return Outcome::Failed(Failure::new(AttemptFailure::ProtocolError));
+        }
+        let head_bytes = buffer.len();
+        upstream.socket.write(buffer);
+        let trailers = &self.request_trailers;
+        let body_bytes = self.upload.start_attempt(&core.ring, upstream, trailers, options.case);
+        self.info.upstream_wire_bytes_sent += (head_bytes + body_bytes) as u64;
+        self.info.upstream_first_sent = Some(elapsed);
+        if self.upload.is_done() {
+            self.info.upstream_last_sent = Some(elapsed);
+        }
+        loop {
+            match self.await_head(scope, client, forwarding, &mut lease).await {
+                HeadOutcome::Head => {}
+                HeadOutcome::Failed(failure) => {
+                    self.count_failure(scope, forwarding, &failure);
+                    return Outcome::Failed(failure);
+                }
+                HeadOutcome::ClientGone => return Outcome::ClientGone,
+                HeadOutcome::ClientFailed(error) => return Outcome::ClientFailed(error),
+                HeadOutcome::Deadline(deadline) => {
+                    if matches!(deadline, Deadline::PerTry | Deadline::PerTryIdle) {
+                        let stats = &forwarding.cluster.stats;
+                        stats.increment(core.core, ClusterStat::UpstreamRqPerTryTimeout);
+                    }
+                    return Outcome::Deadline(deadline);
+                }
+            }
+            if self.response.status >= 200 {
+                return Outcome::Head(lease);
+            }
+            if let Some(failed) = self.relay_informational(scope, client) {
+                return failed;
+            }
+        }
+    }
+
+    /// Waits for a connection; `Err` says what ended the attempt.
+    async fn lease(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+        chosen: &Chosen,
+    ) -> Result<Lease, Outcome> {
+        let core = scope.core;
+        let mut acquire = pin!(core.pools.acquire(chosen, forwarding.forward.priority.into()));
+        let deadlines = &mut self.deadlines;
+        let acquired = poll_fn(|cx| {
+            if let Poll::Ready(acquired) = acquire.as_mut().poll(cx) {
+                return Poll::Ready(Ok(acquired));
+            }
+            if let Poll::Ready(deadline) = deadlines.poll_expired(core.ring.now(), cx) {
+                return Poll::Ready(Err(Outcome::Deadline(deadline)));
+            }
+            client.poll_gone(cx).map(|WhileWaiting::Gone| Err(Outcome::ClientGone))
+        })
+        .await;
+        // What came while waiting may be body as well as the next request.
+        client.watch();
+        let failure = match acquired? {
+            Ok(lease) => return Ok(lease),
+            Err(AcquireError::Overflow) => Failure::new(AttemptFailure::Overflow),
+            Err(AcquireError::ConnectTimeout) => Failure::new(AttemptFailure::ConnectTimeout),
+            Err(AcquireError::HostGone) => Failure::new(AttemptFailure::ConnectRefused),
+            Err(AcquireError::Connect(error)) => Failure { kind: AttemptFailure::ConnectRefused, error: Some(error) },
+        };
+        Err(Outcome::Failed(failure))
+    }
+
+    /// Sends the request's body while it waits for a head.
+    async fn await_head(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+        lease: &mut Lease,
+    ) -> HeadOutcome {
+        let core = scope.core;
+        let method = self.method();
+        let http = &forwarding.cluster.http;
+        let limits = Limits {
+            header_bytes_max: http.header_bytes_max as usize,
+            header_count_max: http.header_count_max as usize,
+            ..Limits::default()
+        };
+        let Some(upstream) = lease.upstream() else { return HeadOutcome::ClientGone };
+        poll_fn(|cx| {
+            let now = core.ring.now();
+            if let Poll::Ready(deadline) = self.deadlines.poll_expired(now, cx) {
+                return Poll::Ready(HeadOutcome::Deadline(deadline));
+            }
+            if !self.upload.is_done() {
+                let before_bytes = self.info.body_bytes_received;
+                let (trailers, info) = (&mut self.request_trailers, &mut self.info);
+                match self.upload.poll(&core.ring, client, upstream, trailers, info, cx) {
+                    Poll::Ready(Ok(())) => self.on_upload_done(scope, forwarding),
+                    Poll::Ready(Err(UploadError::Client(error))) => {
+                        return Poll::Ready(HeadOutcome::ClientFailed(error));
+                    }
+                    // The reply may explain: look for it below.
+                    Poll::Ready(Err(UploadError::Upstream)) => self.upload.give_up(),
+                    Poll::Pending => {}
+                }
+                if self.info.body_bytes_received != before_bytes {
+                    self.deadlines.set(Deadline::StreamIdle, now, self.idle_timeout);
+                }
+            }
+            match upstream.poll_head(method, &limits, &mut self.response, cx) {
+                Poll::Ready(Ok(head_bytes)) => {
+                    self.info.upstream_wire_bytes_received += head_bytes as u64;
+                    return Poll::Ready(HeadOutcome::Head);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(HeadOutcome::Failed(failure_of(error))),
+                Poll::Pending => {}
+            }
+            if self.upload.is_received() && client.poll_gone(cx).is_ready() {
+                return Poll::Ready(HeadOutcome::ClientGone);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Passes a 1xx head on where the client can take it.
+    fn relay_informational(&mut self, scope: &Scope<'_>, client: &mut Client) -> Option<Outcome> {
+        let status = self.response.status;
+        self.informational_count += 1;
+        // Nobody asked to switch protocols, and a flood of 1xx is no reply (RFC 9110 §15.2).
+        if status == 101 || self.informational_count > scope.manager.request_options.limits.informational_count_max {
+            return Some(Outcome::Failed(Failure::new(AttemptFailure::ProtocolError)));
+        }
+        let wanted = status != 100 || scope.manager.proxy_100_continue;
+        if wanted && self.request.version == torus_codec::Version::Http11 {
+            remove_hop_by_hop(&mut self.response.headers, false);
+            let (options, version) = (self.encode_options(scope), self.request.version);
+            let headers = &self.response.headers;
+            let sent = client.send_head(&scope.core.ring, |out| {
+                encode_response_head(version, headers, BodyLength::Empty, ConnectionToken::None, &options, out)
+            });
+            let head_bytes = sent.map_or(0, |(head_bytes, _)| head_bytes);
+            self.info.downstream_wire_bytes_sent += head_bytes as u64;
+        }
+        None
+    }
+
+    fn count_failure(&self, scope: &Scope<'_>, forwarding: &Forwarding<'_>, failure: &Failure) {
+        let (core, stats) = (scope.core.core, &forwarding.cluster.stats);
+        if failure.kind == AttemptFailure::ProtocolError {
+            stats.increment(core, ClusterStat::UpstreamCxProtocolError);
+        } else {
+            stats.increment(core, ClusterStat::UpstreamCxDestroyRemoteWithActiveRq);
+        }
+    }
+
+    pub(super) fn on_upload_done(&mut self, scope: &Scope<'_>, forwarding: &Forwarding<'_>) {
+        let core = scope.core;
+        let elapsed = self.elapsed(core);
+        self.info.request_complete.get_or_insert(elapsed);
+        self.info.upstream_last_sent = Some(elapsed);
+        self.deadlines.clear(Deadline::Request);
+        self.deadlines.set(Deadline::Route, core.ring.now(), forwarding.timeouts.global);
+        self.start_per_try(scope, forwarding);
+    }
+
+    fn start_per_try(&mut self, scope: &Scope<'_>, forwarding: &Forwarding<'_>) {
+        let now = scope.core.ring.now();
+        self.deadlines.set(Deadline::PerTry, now, forwarding.timeouts.per_try);
+        self.deadlines.set(Deadline::PerTryIdle, now, forwarding.timeouts.per_try_idle);
+    }
+
+    /// Writes down which endpoint serves the attempt, and takes its host name where the route says so.
+    fn note_host(&mut self, scope: &Scope<'_>, forwarding: &Forwarding<'_>, chosen: &Chosen) {
+        let keep_original = !scope.manager.router.suppress_envoy_headers;
+        let (info, request, scratch) = (&mut self.info, &mut self.request.headers, &mut self.route_scratch);
+        info.upstream_host = Some(chosen.address.clone());
+        info.upstream_host_name.clear();
+        scope.core.pools.with_host(chosen, |_, host| {
+            info.upstream_host_name.push_str(&host.hostname);
+            forwarding.matched.rewrite_host_for_endpoint(&host.hostname, keep_original, request, scratch);
+        });
+    }
+}
+
+/// [`Outcome`] without the lease, which stays with the caller.
+enum HeadOutcome {
+    Head,
+    Failed(Failure),
+    ClientGone,
+    ClientFailed(BodyError),
+    Deadline(Deadline),
+}
+
+fn failure_of(error: HeadError) -> Failure {
+    match error {
+        HeadError::Closed { .. } | HeadError::Io(_) => Failure::new(AttemptFailure::Reset),
+        HeadError::Malformed(_) => Failure::new(AttemptFailure::ProtocolError),
+    }
+}

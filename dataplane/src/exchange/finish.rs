@@ -1,0 +1,41 @@
+//! The end of a request: statistics and access logs.
+
+use super::{After, Exchange, Scope};
+use crate::telemetry::format::LogType;
+use crate::telemetry::names::HttpStat;
+
+impl Exchange {
+    pub(super) fn finish(&mut self, scope: &Scope<'_>, after: After) {
+        let core = scope.core;
+        self.deadlines.clear_all();
+        let elapsed = self.elapsed(core);
+        self.info.complete = Some(elapsed);
+        let manager = scope.manager;
+        manager.stats.decrement(core.core, HttpStat::DownstreamRqActive);
+        manager.count_reply(core.core, self.info.response_code, elapsed);
+        if after == After::Abort {
+            self.info.connection_termination_details = None;
+        }
+        self.log(scope, LogType::DownstreamEnd);
+    }
+
+    pub(super) fn log_start(&self, scope: &Scope<'_>) {
+        if scope.manager.log_on_new_request {
+            self.log(scope, LogType::DownstreamStart);
+        }
+    }
+
+    fn log(&self, scope: &Scope<'_>, log_type: LogType) {
+        let logs = &scope.manager.access_logs;
+        if logs.is_empty() {
+            return;
+        }
+        let core = scope.core;
+        let context = self.format_context(log_type, core);
+        let random = core.random.borrow_mut().next_u64();
+        let mut buffers = core.log_buffers.borrow_mut();
+        for log in logs {
+            log.log(&mut buffers, &context, random);
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! A request that goes to a cluster: attempts, retries, and what is answered when none succeeds.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+
+use torus_codec::Known;
+
+use super::attempt::{Failure, Outcome};
+use super::client::{Client, WhileWaiting};
+use super::deadline::Deadline;
+use super::local_reply::{Decimal, Refusal};
+use super::retry::{AttemptFailure, Verdict};
+use super::{After, Exchange, Scope};
+use crate::cluster::{Cluster, ClusterIndex, Resource};
+use crate::route::timeout::{EffectiveTimeouts, TimeoutOptions, failed_strict_check};
+use crate::route::{ClusterTarget, Forward, Match, Weighted};
+use crate::telemetry::names::{ClusterStat, HttpStat};
+use crate::telemetry::stream_info::ResponseFlag;
+use crate::upstream::pool::Tried;
+
+/// Where a forwarded request goes and how long it may take.
+#[derive(Clone, Copy)]
+pub(super) struct Forwarding<'a> {
+    pub matched: &'a Match<'a>,
+    pub forward: &'a Forward,
+    pub weighted: Weighted<'a>,
+    pub index: ClusterIndex,
+    pub cluster: &'a Arc<Cluster>,
+    pub timeouts: EffectiveTimeouts,
+    pub hash: Option<u64>,
+}
+
+impl Exchange {
+    pub(super) async fn forward(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        matched: &Match<'_>,
+        forward: &Forward,
+    ) -> Result<After, Refusal<'static>> {
+        let core = scope.core;
+        let router = &scope.manager.router;
+        let random = core.random.borrow_mut().next_u64();
+        let choice = matched.choose_cluster(&self.request.headers, random);
+        let weighted = choice.weighted;
+        let found = match choice.target {
+            ClusterTarget::Index(index) => scope.snapshot.cluster(index).map(|cluster| (index, cluster)),
+            ClusterTarget::Named(name) => {
+                std::str::from_utf8(name).ok().and_then(|name| scope.snapshot.cluster_named(name))
+            }
+        };
+        let Some((index, cluster)) = found else {
+            scope.manager.stats.increment(core.core, HttpStat::NoCluster);
+            let flag = Some(ResponseFlag::NoClusterFound);
+            let refusal = Refusal::new(forward.cluster_not_found_status, "", flag, "cluster_not_found");
+            return Ok(self.refuse(scope, client, Some((matched, weighted)), &refusal));
+        };
+        self.info.cluster_name.push_str(&cluster.name);
+        if let Some(name) = failed_strict_check(&router.strict_check_headers, &self.request.headers) {
+            self.text.clear();
+            self.text.extend_from_slice(b"request_headers_failed_strict_check{");
+            self.text.extend_from_slice(name.as_str().as_bytes());
+            self.text.push(b'}');
+            let text = std::mem::take(&mut self.text);
+            let details = String::from_utf8_lossy(&text);
+            let body = "";
+            let refusal = Refusal::new(400, body, Some(ResponseFlag::InvalidEnvoyRequestHeaders), &details);
+            let after = self.refuse(scope, client, Some((matched, weighted)), &refusal);
+            drop(details);
+            self.text = text;
+            return Ok(after);
+        }
+        let options = TimeoutOptions {
+            suppress_envoy_headers: router.suppress_envoy_headers,
+            respect_expected_timeout: router.respect_expected_timeout,
+        };
+        let timeouts = EffectiveTimeouts::take(forward, options, &mut self.request.headers, &mut self.route_scratch);
+        self.retry.start(&forward.retry, &mut self.request.headers);
+        let hash = cluster.policy.hashing().and_then(|_| self.request_hash(scope, matched));
+        let keep_original = !router.suppress_envoy_headers;
+        let (request, scratch) = (&mut self.request.headers, &mut self.route_scratch);
+        matched.finalize_request(weighted, keep_original, &self.info, request, scratch);
+        self.apply_route_deadlines(scope, forward, &timeouts, client);
+        if self.retry.enabled() && !self.upload.is_received() {
+            self.upload.keep(cluster.connection_buffer_bytes_max as usize);
+        }
+        let forwarding = Forwarding { matched, forward, weighted, index, cluster, timeouts, hash };
+        self.run_attempts(scope, client, &forwarding).await
+    }
+
+    async fn run_attempts(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+    ) -> Result<After, Refusal<'static>> {
+        let Forwarding { matched, forward, weighted, index, cluster, .. } = *forwarding;
+        let core = scope.core;
+        loop {
+            self.info.attempt_count += 1;
+            if matched.virtual_host.include_request_attempt_count {
+                let count = Decimal::new(u64::from(self.info.attempt_count));
+                self.request.headers.set_known(Known::XEnvoyAttemptCount, count.as_bytes());
+            }
+            let chosen = {
+                let hosts = if forward.retry.avoid_previous_hosts { self.tried.as_slice() } else { &[] };
+                let tried = Tried { hosts, host_attempts_max: forward.retry.host_selection_attempts_max };
+                let mut random = core.random.borrow_mut();
+                core.pools.choose(index, cluster, forwarding.hash, &tried, &mut random)
+            };
+            let Some(chosen) = chosen else {
+                cluster.stats.increment(core.core, ClusterStat::UpstreamCxNoneHealthy);
+                let refusal = Refusal::NO_HEALTHY_UPSTREAM;
+                cluster.stats.response_code(core.core, refusal.status);
+                return Ok(self.refuse(scope, client, Some((matched, weighted)), &refusal));
+            };
+            let outcome = self.attempt(scope, client, forwarding, &chosen).await;
+            let verdict = match &outcome {
+                Outcome::Head(_) => {
+                    let (status, headers) = (self.response.status, &self.response.headers);
+                    self.retry.on_response(&forward.retry, status, headers, &self.request.headers)
+                }
+                Outcome::Failed(failure) => self.retry.on_failure(&forward.retry, failure.kind, &self.request.headers),
+                Outcome::Deadline(Deadline::PerTry | Deadline::PerTryIdle) => {
+                    self.retry.on_failure(&forward.retry, AttemptFailure::PerTryTimeout, &self.request.headers)
+                }
+                Outcome::ClientGone | Outcome::ClientFailed(_) | Outcome::Deadline(_) => Verdict::No,
+            };
+            let retry =
+                verdict == Verdict::Retry && self.upload.can_restart() && self.retry_is_admitted(scope, forwarding);
+            if retry {
+                if let Outcome::Head(_) = &outcome {
+                    cluster.stats.response_code(core.core, self.response.status);
+                }
+                drop(outcome);
+                self.tried.push(chosen.address);
+                let waited = self.wait_before_retry(scope, client, forwarding).await;
+                core.pools.release(index, Resource::Retries, forward.priority.into());
+                match waited {
+                    Ok(()) => continue,
+                    Err(outcome) => return self.give_up(scope, client, forwarding, outcome),
+                }
+            }
+            if verdict == Verdict::LimitExceeded {
+                self.info.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+                cluster.stats.increment(core.core, ClusterStat::UpstreamRqRetryLimitExceeded);
+            }
+            return match outcome {
+                Outcome::Head(lease) => {
+                    if self.retry.retries_made() > 0 && self.response.status < 500 {
+                        cluster.stats.increment(core.core, ClusterStat::UpstreamRqRetrySuccess);
+                    }
+                    Ok(self.relay(scope, client, forwarding, lease).await)
+                }
+                outcome => self.give_up(scope, client, forwarding, outcome),
+            };
+        }
+    }
+
+    /// Ends a request to which no upstream gave a reply.
+    fn give_up(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+        outcome: Outcome,
+    ) -> Result<After, Refusal<'static>> {
+        let (core, cluster) = (scope.core, forwarding.cluster);
+        let matched = Some((forwarding.matched, forwarding.weighted));
+        match outcome {
+            Outcome::Failed(failure) => Ok(self.refuse_failed(scope, client, forwarding, &failure)),
+            Outcome::ClientGone => {
+                cluster.stats.increment(core.core, ClusterStat::UpstreamRqCancelled);
+                self.note_client_gone(scope);
+                Ok(After::Abort)
+            }
+            Outcome::ClientFailed(error) => match super::client::malformed_of(&error) {
+                Some(malformed) => {
+                    let refusal = Refusal::malformed(malformed);
+                    Ok(self.refuse(scope, client, matched, &refusal))
+                }
+                None => {
+                    cluster.stats.increment(core.core, ClusterStat::UpstreamRqCancelled);
+                    self.note_client_gone(scope);
+                    Ok(After::Abort)
+                }
+            },
+            Outcome::Deadline(deadline) => {
+                let refusal = match deadline {
+                    Deadline::Route | Deadline::PerTry | Deadline::PerTryIdle => {
+                        let details = match deadline {
+                            Deadline::PerTry => "upstream_per_try_timeout",
+                            Deadline::PerTryIdle => "upstream_per_try_idle_timeout",
+                            _ => "response_timeout",
+                        };
+                        if deadline == Deadline::Route {
+                            cluster.stats.increment(core.core, ClusterStat::UpstreamRqTimeout);
+                        }
+                        let status = forwarding.timeouts.status;
+                        let body = if status == 204 { "" } else { "upstream request timeout" };
+                        cluster.stats.response_code(core.core, status);
+                        Refusal::new(status, body, Some(ResponseFlag::UpstreamRequestTimeout), details)
+                    }
+                    Deadline::Request => {
+                        scope.manager.stats.increment(core.core, HttpStat::DownstreamRqTimeout);
+                        Refusal::REQUEST_TIMEOUT
+                    }
+                    Deadline::StreamDuration => {
+                        scope.manager.stats.increment(core.core, HttpStat::DownstreamRqMaxDurationReached);
+                        Refusal::DURATION_TIMEOUT
+                    }
+                    _ => {
+                        scope.manager.stats.increment(core.core, HttpStat::DownstreamRqIdleTimeout);
+                        Refusal::STREAM_IDLE_TIMEOUT
+                    }
+                };
+                Ok(self.refuse(scope, client, matched, &refusal))
+            }
+            // A head is relayed, not given up.
+            Outcome::Head(_) => Ok(After::Abort),
+        }
+    }
+
+    /// Answers for a failed attempt with Envoy's words.
+    fn refuse_failed(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+        failure: &Failure,
+    ) -> After {
+        let matched = Some((forwarding.matched, forwarding.weighted));
+        let reason = failure.reason();
+        self.body.clear();
+        self.body.extend_from_slice(b"upstream connect error or disconnect/reset before headers. ");
+        if self.info.attempt_count > 1 {
+            self.body.extend_from_slice(b"retried and the latest ");
+        }
+        self.body.extend_from_slice(b"reset reason: ");
+        self.body.extend_from_slice(reason.as_bytes());
+        self.note(Some(failure.flag()), "upstream_reset_before_response_started{");
+        let details = &mut self.info.response_code_details;
+        details.extend(reason.chars().map(without_space));
+        self.info.upstream_transport_failure.clear();
+        if let Some(transport) = failure.transport_failure() {
+            self.body.extend_from_slice(b", transport failure reason: ");
+            self.body.extend_from_slice(transport.as_bytes());
+            details.push('|');
+            details.extend(transport.chars().map(without_space));
+            self.info.upstream_transport_failure.push_str(&transport);
+        }
+        details.push('}');
+        let status = failure.status();
+        forwarding.cluster.stats.response_code(scope.core.core, status);
+        self.send_local_reply(scope, client, matched, status, failure.is_overflow(), false)
+    }
+
+    pub(super) fn note_client_gone(&mut self, scope: &Scope<'_>) {
+        scope.manager.stats.increment(scope.core.core, HttpStat::DownstreamRqRxReset);
+        self.note(Some(ResponseFlag::DownstreamConnectionTermination), "downstream_remote_disconnect");
+    }
+
+    fn request_hash(&mut self, scope: &Scope<'_>, matched: &Match<'_>) -> Option<u64> {
+        self.text.clear();
+        let connection = scope.connection;
+        matched.hash(
+            &self.request.headers,
+            self.info.downstream_remote.as_ref(),
+            Some(&connection.local),
+            Some(&connection.direct_remote),
+            &mut self.text,
+            &mut self.route_scratch,
+        )
+    }
+
+    fn apply_route_deadlines(
+        &mut self,
+        scope: &Scope<'_>,
+        forward: &Forward,
+        timeouts: &EffectiveTimeouts,
+        client: &Client,
+    ) {
+        let now = scope.core.ring.now();
+        if let Some(idle_timeout) = forward.idle_timeout {
+            self.idle_timeout = idle_timeout;
+            self.deadlines.set(Deadline::StreamIdle, now, idle_timeout);
+        }
+        if let Some(duration) = timeouts.max_stream_duration {
+            self.deadlines.set(Deadline::StreamDuration, self.started_at, duration);
+        }
+        if client.request_is_complete() {
+            self.deadlines.set(Deadline::Route, now, timeouts.global);
+        }
+    }
+
+    fn retry_is_admitted(&mut self, scope: &Scope<'_>, forwarding: &Forwarding<'_>) -> bool {
+        let (core, stats) = (scope.core, &forwarding.cluster.stats);
+        let priority = forwarding.forward.priority.into();
+        let admitted = core.pools.try_admit(forwarding.index, Resource::Retries, priority);
+        let stat = if admitted { ClusterStat::UpstreamRqRetry } else { ClusterStat::UpstreamRqRetryOverflow };
+        stats.increment(core.core, stat);
+        if !admitted {
+            self.info.flags.set(ResponseFlag::UpstreamOverflow);
+        }
+        admitted
+    }
+
+    /// Waits for the back-off time; `Err` says what ended the request meanwhile.
+    async fn wait_before_retry(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+    ) -> Result<(), Outcome> {
+        let core = scope.core;
+        let random = core.random.borrow_mut().next_u64();
+        let wait = self.retry.backoff(&forwarding.forward.retry, random, core.wall());
+        self.deadlines.set(Deadline::BackOff, core.ring.now(), Some(wait));
+        let deadlines = &mut self.deadlines;
+        poll_fn(|cx| {
+            if let Poll::Ready(deadline) = deadlines.poll_expired(core.ring.now(), cx) {
+                return Poll::Ready(match deadline {
+                    Deadline::BackOff => Ok(()),
+                    deadline => Err(Outcome::Deadline(deadline)),
+                });
+            }
+            client.poll_gone(cx).map(|WhileWaiting::Gone| Err(Outcome::ClientGone))
+        })
+        .await
+    }
+}
+
+fn without_space(character: char) -> char {
+    if character == ' ' { '_' } else { character }
+}
+
+/// The text of an operating system error without Rust's number, for instance `Connection refused`.
+pub(super) fn system_error_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,263 @@
+//! The proxy's own replies: refusals, failures, redirects and direct responses. Status, body, flag and details are Envoy's.
+
+use torus_codec::{BodyLength, Known, Malformed};
+
+use super::client::Client;
+use super::{After, Exchange, Scope};
+use crate::downstream::edge::{self, EdgeRefusal};
+use crate::route::{Match, Weighted};
+use crate::telemetry::format::LogType;
+use crate::telemetry::stream_info::ResponseFlag;
+
+/// A request that gets no reply from an upstream.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    /// Status of the reply.
+    pub status: u16,
+    /// Body of the reply, plain text.
+    pub body: &'a str,
+    /// Response flag.
+    pub flag: Option<ResponseFlag>,
+    /// `RESPONSE_CODE_DETAILS`.
+    pub details: &'a str,
+    /// The connection can't be used again.
+    pub close: bool,
+    /// Put `x-envoy-overloaded`.
+    pub overloaded: bool,
+}
+
+impl<'a> Refusal<'a> {
+    /// No virtual host or route takes the request.
+    pub const NO_ROUTE: Refusal<'static> = Refusal::new(404, "", Some(ResponseFlag::NoRouteFound), "route_not_found");
+    /// An upgrade that is not configured.
+    pub const UPGRADE: Refusal<'static> = Refusal::new(403, "", None, "upgrade_failed");
+    /// No endpoint is left to try.
+    pub const NO_HEALTHY_UPSTREAM: Refusal<'static> =
+        Refusal::new(503, "no healthy upstream", Some(ResponseFlag::NoHealthyUpstream), "no_healthy_upstream");
+    /// The head did not come in time.
+    pub const HEAD_TIMEOUT: Refusal<'static> =
+        Refusal::new(408, "request header timeout", None, "request_header_timeout").closing();
+    /// The request did not come in time.
+    pub const REQUEST_TIMEOUT: Refusal<'static> =
+        Refusal::new(408, "request timeout", None, "request_overall_timeout").closing();
+    /// Nothing happened for too long.
+    pub const STREAM_IDLE_TIMEOUT: Refusal<'static> =
+        Refusal::new(408, "stream timeout", Some(ResponseFlag::StreamIdleTimeout), "stream_idle_timeout").closing();
+    /// The request lasted too long.
+    pub const DURATION_TIMEOUT: Refusal<'static> =
+        Refusal::new(408, "downstream duration timeout", Some(ResponseFlag::DurationTimeout), "max_duration_timeout")
+            .closing();
+
+    /// A refusal after which the connection may live on.
+    pub const fn new(status: u16, body: &'a str, flag: Option<ResponseFlag>, details: &'a str) -> Self {
+        Self { status, body, flag, details, close: false, overloaded: false }
+    }
+
+    /// The same, and the connection closes.
+    pub const fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    /// The refusal of a message that breaks HTTP/1.1; what follows on its connection means nothing.
+    pub fn malformed(malformed: &Malformed) -> Refusal<'static> {
+        let flag = Some(ResponseFlag::DownstreamProtocolError);
+        Refusal::new(malformed.status(), malformed_body(malformed.status()), flag, malformed.details()).closing()
+    }
+}
+
+impl From<EdgeRefusal> for Refusal<'static> {
+    fn from(refusal: EdgeRefusal) -> Self {
+        let base = Refusal::new(refusal.status(), refusal.body(), refusal.flag(), refusal.details());
+        if refusal.closes() { base.closing() } else { base }
+    }
+}
+
+impl Exchange {
+    /// Answers with `refusal`.
+    pub(super) fn refuse(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        matched: Option<(&Match<'_>, Weighted<'_>)>,
+        refusal: &Refusal<'_>,
+    ) -> After {
+        self.note(refusal.flag, refusal.details);
+        self.body.clear();
+        self.body.extend_from_slice(refusal.body.as_bytes());
+        self.send_local_reply(scope, client, matched, refusal.status, refusal.overloaded, refusal.close)
+    }
+
+    /// Answers with the text in `self.body`, after `local_reply_config` had its say.
+    pub(super) fn send_local_reply(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        matched: Option<(&Match<'_>, Weighted<'_>)>,
+        status: u16,
+        overloaded: bool,
+        close: bool,
+    ) -> After {
+        let mut status = status;
+        let response = &mut self.response.headers;
+        response.clear();
+        response.append_known(Known::Status, Decimal::new(u64::from(status)).as_bytes());
+        if !self.body.is_empty() {
+            response.append_known(Known::ContentLength, b"");
+            response.append_known(Known::ContentType, b"text/plain");
+        }
+        if overloaded && !scope.manager.router.suppress_envoy_headers {
+            response.append_known(Known::XEnvoyOverloaded, b"true");
+        }
+        if let Some((matched, weighted)) = matched {
+            let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
+            matched.finalize_response(weighted, &self.info, request, response, scratch);
+        }
+        self.info.response_code = status;
+        let random = scope.core.random.borrow_mut().next_u64();
+        let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
+        let (info, body) = (&mut self.info, &mut self.body);
+        scope.manager.local_reply.map(info, request, response, &mut status, body, random, scratch);
+        self.send_own_reply(scope, client, status, close)
+    }
+
+    pub(super) fn send_redirect(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        matched: Option<&Match<'_>>,
+        status: u16,
+    ) -> After {
+        self.note(None, "direct_response");
+        self.body.clear();
+        let response = &mut self.response.headers;
+        response.clear();
+        response.append_known(Known::Status, Decimal::new(u64::from(status)).as_bytes());
+        response.append_known(Known::Location, &self.text);
+        if let Some(matched) = matched {
+            let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
+            matched.finalize_response(Weighted::default(), &self.info, request, response, scratch);
+        }
+        self.send_own_reply(scope, client, status, false)
+    }
+
+    pub(super) fn send_direct_response(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        matched: &Match<'_>,
+    ) -> After {
+        self.note(None, "direct_response");
+        let mut body = std::mem::take(&mut self.body);
+        let mut location = std::mem::take(&mut self.text);
+        self.response.headers.clear();
+        let context = self.format_context(LogType::DownstreamEnd, scope.core);
+        let (status, content_type) = matched.direct_response(&context, &mut body, &mut location);
+        self.body = body;
+        let response = &mut self.response.headers;
+        response.append_known(Known::Status, Decimal::new(u64::from(status)).as_bytes());
+        if !self.body.is_empty() {
+            response.append_known(Known::ContentLength, b"");
+            response.append_known(Known::ContentType, content_type.unwrap_or("text/plain").as_bytes());
+        }
+        if !location.is_empty() {
+            response.append_known(Known::Location, &location);
+        }
+        self.text = location;
+        let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
+        matched.finalize_response(Weighted::default(), &self.info, request, response, scratch);
+        self.send_own_reply(scope, client, status, false)
+    }
+
+    /// Answers where a header change made a reply that is no HTTP.
+    pub(super) fn send_bare_error(&mut self, scope: &Scope<'_>, client: &mut Client) -> After {
+        const REPLY: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        client.socket.write(REPLY);
+        self.note(None, "reply_not_encodable");
+        self.info.response_code = 500;
+        self.info.downstream_wire_bytes_sent += REPLY.len() as u64;
+        self.info.downstream_last_sent = Some(self.elapsed(scope.core));
+        After::Close
+    }
+
+    /// Sends `self.response.headers` with `self.body`, which is complete.
+    fn send_own_reply(&mut self, scope: &Scope<'_>, client: &mut Client, status: u16, close: bool) -> After {
+        let response = &mut self.response.headers;
+        let body_bytes = self.body.len() as u64;
+        if body_bytes > 0 && status != 204 {
+            response.set_known(Known::ContentLength, Decimal::new(body_bytes).as_bytes());
+        } else {
+            response.remove_known(Known::ContentLength);
+        }
+        self.info.local_reply = true;
+        self.info.response_code = status;
+        let date = scope.core.date();
+        edge::prepare_response(scope.manager, &self.request.headers, &date, response, &mut self.edge_scratch);
+        let close = close || scope.last_request || !self.request.keep_alive || !self.upload.is_received();
+        let (version, options, token) =
+            (self.request.version, self.encode_options(scope), self.connection_token(close));
+        let (response, body) = (&self.response.headers, &self.body);
+        let length = if body.is_empty() { BodyLength::Empty } else { BodyLength::Length(body_bytes) };
+        let sent = client.send_head(&scope.core.ring, |out| {
+            torus_codec::encode_response_head(version, response, length, token, &options, out)
+        });
+        let Ok((head_bytes, length)) = sent else { return self.send_bare_error(scope, client) };
+        self.info.header_bytes_sent = head_bytes as u64;
+        let mut wire_bytes = head_bytes;
+        if length != BodyLength::Empty {
+            wire_bytes += client.send_slice(&scope.core.ring, body);
+            self.info.body_bytes_sent = body_bytes;
+        }
+        self.info.downstream_wire_bytes_sent += wire_bytes as u64;
+        let elapsed = self.elapsed(scope.core);
+        self.info.downstream_first_sent = Some(elapsed);
+        self.info.downstream_last_sent = Some(elapsed);
+        if close { After::Close } else { After::KeepAlive }
+    }
+}
+
+/// The body of the answer to a malformed message: the reason phrase, as Envoy's.
+fn malformed_body(status: u16) -> &'static str {
+    torus_codec::reason_phrase(status)
+}
+
+/// A number as decimal text, on the stack.
+pub struct Decimal {
+    digits: [u8; 20],
+    start: usize,
+}
+
+impl Decimal {
+    /// The text of `value`.
+    pub fn new(mut value: u64) -> Self {
+        let mut digits = [b'0'; 20];
+        let mut start = digits.len();
+        loop {
+            start -= 1;
+            if let Some(slot) = digits.get_mut(start) {
+                *slot = b'0' + (value % 10) as u8;
+            }
+            value /= 10;
+            if value == 0 {
+                return Self { digits, start };
+            }
+        }
+    }
+
+    /// The digits.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.digits.get(self.start..).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_decimal_text() {
+        for value in [0, 7, 10, 404, 65_535, u64::MAX] {
+            assert_eq!(Decimal::new(value).as_bytes(), value.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The reply on its way to the client: head rewritten, body passed on as the received buffers, trailers where allowed.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use torus_codec::{BodyLength, Known, Unencodable, Version};
+
+use super::client::Client;
+use super::deadline::Deadline;
+use super::forward::Forwarding;
+use super::local_reply::Decimal;
+use super::upload::{QUEUED_BYTES_MAX, UploadError};
+use super::{After, Exchange, Scope};
+use crate::downstream::edge;
+use crate::telemetry::names::{ClusterStat, HttpStat};
+use crate::telemetry::stream_info::ResponseFlag;
+use crate::upstream::Lease;
+use crate::wire::{BodyError, BodyEvent};
+
+/// How the passing on of a body ended.
+enum Ended {
+    Complete,
+    ClientGone,
+    UpstreamFailed(BodyError),
+    Deadline(Deadline),
+}
+
+impl Exchange {
+    /// Sends the reply whose head is in `self.response` and whose body comes from the lease.
+    pub(super) async fn relay(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+        mut lease: Lease,
+    ) -> After {
+        let core = scope.core;
+        let stats = &forwarding.cluster.stats;
+        self.deadlines.clear(Deadline::PerTry);
+        let elapsed = self.elapsed(core);
+        self.info.upstream_first_received = Some(elapsed);
+        self.info.response_code = self.response.status;
+        stats.response_code(core.core, self.response.status);
+        let Ok(framing) = self.send_reply_head(scope, client, forwarding, elapsed) else {
+            return self.send_bare_error(scope, client);
+        };
+        let ended = self.relay_body(scope, client, forwarding, &mut lease).await;
+        let elapsed = self.elapsed(core);
+        match ended {
+            Ended::Complete => {
+                self.info.upstream_last_received = Some(elapsed);
+                self.info.downstream_last_sent = Some(elapsed);
+                stats.record(core.core, ClusterStat::UpstreamRqTime, elapsed.as_millis() as u64);
+                // A client that still sends its body can't be waited for (RFC 9112 §9.3): both connections end.
+                if !self.upload.is_received() {
+                    return After::Close;
+                }
+                lease.give_back();
+                if framing.close { After::Close } else { After::KeepAlive }
+            }
+            Ended::ClientGone => {
+                stats.increment(core.core, ClusterStat::UpstreamRqCancelled);
+                self.note_client_gone(scope);
+                After::Abort
+            }
+            Ended::UpstreamFailed(error) => {
+                let (flag, details) = match error {
+                    BodyError::Malformed(_) => {
+                        stats.increment(core.core, ClusterStat::UpstreamCxProtocolError);
+                        let details = "upstream_reset_after_response_started{protocol_error}";
+                        (ResponseFlag::UpstreamProtocolError, details)
+                    }
+                    BodyError::Truncated | BodyError::Io(_) => {
+                        stats.increment(core.core, ClusterStat::UpstreamCxDestroyRemoteWithActiveRq);
+                        let details = "upstream_reset_after_response_started{connection_termination}";
+                        (ResponseFlag::UpstreamConnectionTermination, details)
+                    }
+                };
+                self.note(Some(flag), details);
+                scope.manager.stats.increment(core.core, HttpStat::DownstreamRqTxReset);
+                framing.broken_off()
+            }
+            Ended::Deadline(deadline) => {
+                self.note_late(scope, forwarding, deadline);
+                framing.broken_off()
+            }
+        }
+    }
+
+    /// Writes the reply's head as the client is to see it.
+    fn send_reply_head(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+        elapsed: Duration,
+    ) -> Result<Framing, Unencodable> {
+        let core = scope.core;
+        let response = &mut self.response.headers;
+        torus_codec::remove_hop_by_hop(response, false);
+        if !scope.manager.router.suppress_envoy_headers {
+            let since_request = elapsed.saturating_sub(self.info.request_complete.unwrap_or_default());
+            let service_ms = Decimal::new(since_request.as_millis() as u64);
+            response.set_known(Known::XEnvoyUpstreamServiceTime, service_ms.as_bytes());
+        }
+        if forwarding.matched.virtual_host.include_attempt_count_in_response {
+            let count = Decimal::new(u64::from(self.info.attempt_count));
+            response.set_known(Known::XEnvoyAttemptCount, count.as_bytes());
+        }
+        for cookie in self.text.split(|byte| *byte == 0).filter(|cookie| !cookie.is_empty()) {
+            response.append_known(Known::SetCookie, cookie);
+        }
+        let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
+        self.info.response_code_details.clear();
+        self.info.response_code_details.push_str("via_upstream");
+        forwarding.matched.finalize_response(forwarding.weighted, &self.info, request, response, scratch);
+        edge::prepare_response(scope.manager, request, &core.date(), response, &mut self.edge_scratch);
+        let close = scope.last_request || !self.request.keep_alive || !self.upload.can_finish();
+        // An HTTP/1.0 client sees the end of an unmeasured body by the close.
+        let version = self.request.version;
+        let unmeasured = matches!(self.response.body, BodyLength::Chunked | BodyLength::UntilClose);
+        let close = close || version == Version::Http10 && unmeasured;
+        let (options, token) = (self.encode_options(scope), self.connection_token(close));
+        let (response, body) = (&self.response.headers, self.response.body);
+        let (head_bytes, length) = client.send_head(&core.ring, |out| {
+            torus_codec::encode_response_head(version, response, body, token, &options, out)
+        })?;
+        self.info.header_bytes_sent = head_bytes as u64;
+        self.info.downstream_wire_bytes_sent += head_bytes as u64;
+        self.info.downstream_first_sent = Some(elapsed);
+        Ok(Framing { length, close })
+    }
+
+    async fn relay_body(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+        lease: &mut Lease,
+    ) -> Ended {
+        let core = scope.core;
+        let Some(upstream) = lease.upstream() else { return Ended::ClientGone };
+        let write_timeout = scope.manager.timeouts.write_progress;
+        poll_fn(|cx| {
+            let now = core.ring.now();
+            while let Poll::Ready(deadline) = self.deadlines.poll_expired(now, cx) {
+                if deadline == Deadline::WriteProgress {
+                    let stalled = now.since(client.socket.last_write_progress());
+                    if let Some(left) = write_timeout.and_then(|timeout| timeout.checked_sub(stalled))
+                        && !left.is_zero()
+                    {
+                        self.deadlines.set(Deadline::WriteProgress, now, Some(left));
+                        continue;
+                    }
+                }
+                return Poll::Ready(Ended::Deadline(deadline));
+            }
+            let before_bytes = (self.info.body_bytes_received, self.info.body_bytes_sent);
+            if !self.upload.is_done() {
+                let (trailers, info) = (&mut self.request_trailers, &mut self.info);
+                match self.upload.poll(&core.ring, client, upstream, trailers, info, cx) {
+                    Poll::Ready(Ok(())) => self.on_upload_done(scope, forwarding),
+                    Poll::Ready(Err(UploadError::Client(_))) => return Poll::Ready(Ended::ClientGone),
+                    Poll::Ready(Err(UploadError::Upstream)) => self.upload.give_up(),
+                    Poll::Pending => {}
+                }
+            }
+            loop {
+                if client.socket.queued_bytes() > QUEUED_BYTES_MAX {
+                    match client.socket.poll_drained(cx, QUEUED_BYTES_MAX) {
+                        Poll::Ready(Ok(())) => self.deadlines.clear(Deadline::WriteProgress),
+                        Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientGone),
+                        Poll::Pending => {
+                            self.deadlines.set(Deadline::WriteProgress, now, write_timeout);
+                            break;
+                        }
+                    }
+                }
+                match upstream.poll_body(&mut self.response_trailers, cx) {
+                    Poll::Ready(Ok(BodyEvent::Data(data))) => {
+                        self.info.body_bytes_sent += data.len() as u64;
+                        self.info.upstream_wire_bytes_received += data.len() as u64;
+                        let wire_bytes = client.send_body(&core.ring, data);
+                        self.info.downstream_wire_bytes_sent += wire_bytes as u64;
+                    }
+                    Poll::Ready(Ok(BodyEvent::End)) => {
+                        if !scope.manager.http1.enable_trailers {
+                            self.response_trailers.clear();
+                        }
+                        let wire_bytes =
+                            client.finish_body(&core.ring, &self.response_trailers, scope.manager.http1.header_case);
+                        self.info.downstream_wire_bytes_sent += wire_bytes as u64;
+                        return Poll::Ready(Ended::Complete);
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Ended::UpstreamFailed(error)),
+                    Poll::Pending => break,
+                }
+            }
+            if before_bytes != (self.info.body_bytes_received, self.info.body_bytes_sent) {
+                self.deadlines.set(Deadline::StreamIdle, now, self.idle_timeout);
+                self.deadlines.set(Deadline::PerTryIdle, now, forwarding.timeouts.per_try_idle);
+            }
+            if self.upload.is_received() && client.poll_gone(cx).is_ready() {
+                return Poll::Ready(Ended::ClientGone);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Writes down which limit cut the reply short.
+    fn note_late(&mut self, scope: &Scope<'_>, forwarding: &Forwarding<'_>, deadline: Deadline) {
+        let (core, stats) = (scope.core.core, &scope.manager.stats);
+        let (flag, details) = match deadline {
+            Deadline::Route | Deadline::PerTry | Deadline::PerTryIdle => {
+                forwarding.cluster.stats.increment(core, ClusterStat::UpstreamRqTimeout);
+                (ResponseFlag::UpstreamRequestTimeout, "response_timeout")
+            }
+            Deadline::StreamDuration => {
+                stats.increment(core, HttpStat::DownstreamRqMaxDurationReached);
+                (ResponseFlag::DurationTimeout, "max_duration_timeout")
+            }
+            _ => {
+                stats.increment(core, HttpStat::DownstreamRqIdleTimeout);
+                (ResponseFlag::StreamIdleTimeout, "stream_idle_timeout")
+            }
+        };
+        stats.increment(core, HttpStat::DownstreamRqTxReset);
+        self.note(Some(flag), details);
+    }
+}
+
+/// How the reply's end is told, and what becomes of the connection.
+#[derive(Clone, Copy)]
+struct Framing {
+    length: BodyLength,
+    close: bool,
+}
+
+impl Framing {
+    /// What becomes of the connection when the body breaks off: where only the close would tell the end, a reset tells the
+    /// client that this was none.
+    fn broken_off(self) -> After {
+        if matches!(self.length, BodyLength::UntilClose) { After::Abort } else { After::Close }
+    }
+}

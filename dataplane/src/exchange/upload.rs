@@ -1,0 +1,155 @@
+//! The request's body on its way to the upstream, and the copy that a retry sends again.
+
+use std::task::{Context, Poll, ready};
+
+use torus_codec::{BodyLength, HeaderMap, NameCase, RequestHead};
+use torus_ring::Ring;
+
+use super::client::Client;
+use crate::telemetry::stream_info::StreamInfo;
+use crate::upstream::Upstream;
+use crate::wire::{BodyError, BodyEvent, BodyWriter};
+
+/// Bytes that may wait for a slow upstream or client before reading pauses.
+pub const QUEUED_BYTES_MAX: usize = 256 * 1024;
+
+/// The state of one request's body.
+#[derive(Default)]
+pub struct Upload {
+    length: BodyLength,
+    writer: BodyWriter,
+    /// The whole body is queued on the current attempt's connection.
+    done: bool,
+    /// What was read so far, if a retry may need it.
+    kept: Vec<u8>,
+    keep_bytes_max: usize,
+    keeping: bool,
+    case: NameCase,
+    /// The client's body was read to its end.
+    received: bool,
+}
+
+/// Why a body could not be sent.
+pub enum UploadError {
+    /// The client's side failed.
+    Client(BodyError),
+    /// The upstream takes no more.
+    Upstream,
+}
+
+impl Upload {
+    /// Begins a request's body.
+    pub fn start(&mut self, request: &RequestHead, received: bool) {
+        self.length = request.body;
+        self.kept.clear();
+        self.keeping = false;
+        self.received = received;
+        self.done = false;
+    }
+
+    /// Keeps what is read, up to `bytes_max`, so that an attempt can be made again.
+    pub fn keep(&mut self, bytes_max: usize) {
+        self.keeping = true;
+        self.keep_bytes_max = bytes_max;
+    }
+
+    /// Whether another attempt can send the whole body.
+    pub fn can_restart(&self) -> bool {
+        self.received && matches!(self.length, BodyLength::Empty | BodyLength::Length(0)) || self.keeping
+    }
+
+    /// Whether the client's body was read to its end.
+    pub fn is_received(&self) -> bool {
+        self.received
+    }
+
+    /// Whether the client's whole body is here or may still come; not after the upstream refused to take it.
+    pub fn can_finish(&self) -> bool {
+        self.received || !self.done
+    }
+
+    /// Whether the current attempt has the whole body.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Begins an attempt: what was kept goes first. Bytes put onto the wire.
+    pub fn start_attempt(
+        &mut self,
+        ring: &Ring,
+        upstream: &mut Upstream,
+        trailers: &HeaderMap,
+        case: NameCase,
+    ) -> usize {
+        self.case = case;
+        self.writer = BodyWriter::new(self.length);
+        self.done = matches!(self.length, BodyLength::Empty | BodyLength::Length(0));
+        if self.done {
+            return 0;
+        }
+        let mut sent_bytes = 0;
+        if !self.kept.is_empty() {
+            sent_bytes += self.writer.write_slice(ring, &mut upstream.socket, &self.kept);
+        }
+        if self.received {
+            sent_bytes += self.writer.finish(ring, &mut upstream.socket, trailers, self.case);
+            self.done = true;
+        }
+        sent_bytes
+    }
+
+    /// Moves body bytes from the client to the upstream; ready when the last one is queued.
+    pub fn poll(
+        &mut self,
+        ring: &Ring,
+        client: &mut Client,
+        upstream: &mut Upstream,
+        trailers: &mut HeaderMap,
+        info: &mut StreamInfo,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), UploadError>> {
+        while !self.done {
+            if upstream.socket.queued_bytes() > QUEUED_BYTES_MAX
+                && ready!(upstream.socket.poll_drained(cx, QUEUED_BYTES_MAX)).is_err()
+            {
+                return Poll::Ready(Err(UploadError::Upstream));
+            }
+            match ready!(client.poll_body(trailers, cx)) {
+                Ok(BodyEvent::Data(data)) => {
+                    info.body_bytes_received += data.len() as u64;
+                    info.downstream_wire_bytes_received += data.len() as u64;
+                    self.remember(&data);
+                    let sent_bytes = self.writer.write(ring, &mut upstream.socket, data);
+                    info.upstream_wire_bytes_sent += sent_bytes as u64;
+                }
+                Ok(BodyEvent::End) => {
+                    let sent_bytes = self.writer.finish(ring, &mut upstream.socket, trailers, self.case);
+                    info.upstream_wire_bytes_sent += sent_bytes as u64;
+                    self.received = true;
+                    self.done = true;
+                    client.watch();
+                }
+                Err(error) => return Poll::Ready(Err(UploadError::Client(error))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends no more of the body: the upstream takes none.
+    pub fn give_up(&mut self) {
+        self.done = true;
+        self.received = false;
+    }
+
+    fn remember(&mut self, data: &[u8]) {
+        if !self.keeping {
+            return;
+        }
+        if self.kept.len() + data.len() > self.keep_bytes_max {
+            self.keeping = false;
+            self.kept.clear();
+        } else {
+            self.kept.extend_from_slice(data);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! One HTTP/1.1 connection to an endpoint.
+
+use std::task::{Context, Poll};
+
+use torus_codec::{ChunkedDecoder, HeaderMap, Limits, RequestMethod, ResponseHead, parse_response_from};
+use torus_ring::{Nanos, Socket};
+
+use crate::cluster::{ClusterIndex, HostIndex, Priority};
+use crate::wire::{BodyError, BodyEvent, BodyReader, HeadError, HeadReader};
+
+/// A connection to an endpoint, and where it belongs.
+pub struct Upstream {
+    /// The connection itself.
+    pub socket: Socket,
+    /// Counted from 1 on this core.
+    pub id: u64,
+    /// Requests sent on it.
+    pub request_count: u32,
+    /// When it was opened.
+    pub opened_at: Nanos,
+    /// When it was last returned.
+    pub idle_since: Nanos,
+    pub(super) place: Place,
+    /// Bytes received and sent that the cluster's counters have.
+    pub(super) counted_bytes: (u64, u64),
+    head: HeadReader,
+    body: BodyReader,
+    /// The peer announced that it closes after this reply, or something makes another request unsafe.
+    pub must_close: bool,
+}
+
+/// Where a connection belongs, and in which limits it is counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub cluster: ClusterIndex,
+    /// The endpoint's place in the endpoints of `epoch`.
+    pub host: HostIndex,
+    pub epoch: u32,
+    pub priority: Priority,
+    pub counted: Counted,
+}
+
+/// Which connection limits count a connection; the first one to an endpoint may be over a limit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    pub by_cluster: bool,
+    pub by_host: bool,
+}
+
+impl Upstream {
+    pub(super) fn new(socket: Socket, id: u64, place: Place, now: Nanos) -> Self {
+        Self {
+            socket,
+            id,
+            request_count: 0,
+            opened_at: now,
+            idle_since: now,
+            place,
+            counted_bytes: (0, 0),
+            head: HeadReader::default(),
+            body: BodyReader::Done,
+            must_close: false,
+        }
+    }
+
+    /// The length in bytes of the next response head, which is then in `response`.
+    ///
+    /// The body that it announces is read with [`Self::poll_body`]; a 1xx head has none and another head follows.
+    pub fn poll_head(
+        &mut self,
+        method: RequestMethod,
+        limits: &Limits,
+        response: &mut ResponseHead,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, HeadError>> {
+        let parsed = self.head.poll_head(&mut self.socket, cx, |bytes, seen_bytes| {
+            parse_response_from(bytes, seen_bytes, method, limits, response)
+        });
+        if let Poll::Ready(Ok(_)) = parsed {
+            self.body = BodyReader::new(response.body, ChunkedDecoder::new(limits));
+            if !response.is_informational() && !response.keep_alive {
+                self.must_close = true;
+            }
+        }
+        parsed
+    }
+
+    /// The next piece of the response body.
+    pub fn poll_body(&mut self, trailers: &mut HeaderMap, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, BodyError>> {
+        if matches!(self.body, BodyReader::UntilClose) {
+            self.must_close = true;
+        }
+        self.body.poll_next(&mut self.socket, trailers, cx)
+    }
+
+    /// Whether the whole response was read.
+    pub fn response_is_complete(&self) -> bool {
+        self.body.is_done() && !self.head.is_partial()
+    }
+}

@@ -1,0 +1,752 @@
+//! The upstream connections of one core: leased to one request at a time, returned, reused last-in first-out.
+//!
+//! A request that finds no idle connection opens one; where the circuit breaker forbids that, it waits for the next one
+//! returned. An endpoint without any connection may always open one, so that nothing waits for ever (as Envoy does).
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use torus_ring::{ConnectOptions, Keepalive, Nanos, PeerAddr, Ring, SocketOption};
+
+use super::connection::{Counted, Place, Upstream};
+use crate::cluster::{
+    Admission, Balancer, Choice, Cluster, ClusterIndex, Host, HostIndex, Priority, Resource, RetryHosts,
+    UpstreamConnectOptions,
+};
+use crate::config::address::Address;
+use crate::slab::{Slab, SlabKey};
+use crate::telemetry::counters::Core;
+use crate::telemetry::names::{ClusterStat, HostStat};
+use crate::worker::random::Random;
+
+/// Set in the token of a parked upstream connection; tokens of client connections leave it clear.
+pub const UPSTREAM_TOKEN_BIT: u64 = 1 << 63;
+
+/// The pools of one core.
+pub struct Pools {
+    ring: Ring,
+    core: Core,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    clusters: Vec<Option<Box<ClusterPool>>>,
+    idle: Slab<Upstream>,
+    waiting: Slab<Waiting>,
+    connection_count: u64,
+}
+
+/// What one core knows of one cluster; made when the cluster is first used.
+struct ClusterPool {
+    cluster: Arc<Cluster>,
+    balancer: Balancer,
+    admission: Admission,
+    /// By [`HostIndex`].
+    hosts: Vec<HostPool>,
+    /// Requests in progress, by [`HostIndex`]; what least-request balancing compares.
+    active: Vec<u32>,
+    /// Grows when the endpoints change; a [`Chosen`] of an older epoch is looked up by address.
+    epoch: u32,
+}
+
+#[derive(Default)]
+struct HostPool {
+    /// Most recently used last; keys of connections that closed meanwhile find nothing.
+    idle: Vec<SlabKey>,
+    connection_count: u32,
+    waiters: VecDeque<SlabKey>,
+}
+
+/// A request that waits for a connection.
+struct Waiting {
+    waker: Waker,
+    answer: Option<Answer>,
+}
+
+#[expect(clippy::large_enum_variant, reason = "it moves once, and a box would be an allocation for a request")]
+enum Answer {
+    /// A returned connection, for this request.
+    Granted(Upstream),
+    /// A connection closed: there may be room to open one.
+    TryAgain,
+}
+
+/// An endpoint chosen for an attempt.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The cluster.
+    pub cluster: ClusterIndex,
+    /// The endpoint's place at `epoch`.
+    pub host: HostIndex,
+    /// The endpoint's address.
+    pub address: Address,
+    epoch: u32,
+}
+
+/// Why a request got no connection.
+#[derive(Debug)]
+pub enum AcquireError {
+    /// A circuit breaker is open.
+    Overflow,
+    /// The endpoint is gone from the cluster.
+    HostGone,
+    /// The endpoint refused or was unreachable.
+    Connect(io::Error),
+    /// The endpoint did not accept in time.
+    ConnectTimeout,
+}
+
+impl Pools {
+    /// Empty pools for the core that owns `ring`.
+    pub fn new(ring: &Ring, core: Core) -> Rc<Self> {
+        Rc::new(Self { ring: ring.clone(), core, state: RefCell::default() })
+    }
+
+    /// Takes a cluster's new version: endpoints that stay keep their connections, those that left lose the idle ones.
+    pub fn update(&self, index: ClusterIndex, cluster: &Arc<Cluster>) {
+        let mut state = self.state.borrow_mut();
+        let State { clusters, idle, .. } = &mut *state;
+        let Some(Some(pool)) = clusters.get_mut(index.0 as usize) else { return };
+        if Arc::ptr_eq(&pool.cluster, cluster) {
+            return;
+        }
+        let mut hosts: Vec<HostPool> = Vec::new();
+        let mut active = Vec::new();
+        for host in &cluster.endpoints.hosts {
+            let old = pool.cluster.endpoints.hosts.iter().position(|old| old.address == host.address);
+            hosts.push(old.and_then(|old| pool.hosts.get_mut(old)).map(std::mem::take).unwrap_or_default());
+            active.push(old.and_then(|old| pool.active.get(old).copied()).unwrap_or_default());
+        }
+        for (place, host) in hosts.iter().enumerate() {
+            for key in &host.idle {
+                if let Some(upstream) = idle.get_mut(*key) {
+                    upstream.place.host = HostIndex(place as u32);
+                    upstream.place.epoch = pool.epoch.wrapping_add(1);
+                }
+            }
+        }
+        for host in &mut pool.hosts {
+            for key in host.idle.drain(..) {
+                if let Some(upstream) = idle.remove(key) {
+                    count_closed(&pool.cluster, &mut pool.admission, self.core, &upstream, self.ring.now());
+                }
+            }
+        }
+        pool.hosts = hosts;
+        pool.active = active;
+        pool.epoch = pool.epoch.wrapping_add(1);
+        pool.cluster = Arc::clone(cluster);
+        pool.balancer.on_endpoints_changed(cluster);
+    }
+
+    /// An endpoint for the next attempt, or `None` where no healthy one is left.
+    pub fn choose(
+        &self,
+        index: ClusterIndex,
+        cluster: &Arc<Cluster>,
+        hash: Option<u64>,
+        tried: &Tried<'_>,
+        random: &mut Random,
+    ) -> Option<Chosen> {
+        let mut state = self.state.borrow_mut();
+        let pool = state.cluster_pool(index, cluster, self.core, random)?;
+        let ClusterPool { cluster, balancer, admission, active, .. } = pool;
+        let avoid = |_: HostIndex, host: &Host| tried.hosts.contains(&host.address);
+        let mut choice = Choice {
+            core: self.core,
+            hash,
+            random,
+            active: &|host| active.get(host.0 as usize).copied().unwrap_or_default(),
+            active_total: admission.in_flight(Resource::Requests, Priority::Default)
+                + admission.in_flight(Resource::Requests, Priority::High),
+            retry: (!tried.hosts.is_empty())
+                .then_some(RetryHosts { avoid: &avoid, attempts_max: tried.host_attempts_max }),
+        };
+        let host = balancer.choose(cluster, &mut choice)?;
+        let address = cluster.endpoints.hosts.get(host.0 as usize)?.address.clone();
+        Some(Chosen { cluster: index, host, address, epoch: pool.epoch })
+    }
+
+    /// Reads the chosen endpoint, unless it left the cluster.
+    pub fn with_host<R>(&self, chosen: &Chosen, read: impl FnOnce(&Cluster, &Host) -> R) -> Option<R> {
+        let state = self.state.borrow();
+        let pool = state.clusters.get(chosen.cluster.0 as usize)?.as_ref()?;
+        let host = pool.place(chosen)?;
+        Some(read(&pool.cluster, pool.cluster.endpoints.hosts.get(host.0 as usize)?))
+    }
+
+    /// Asks a circuit breaker for one more `resource`; give it back with [`Self::release`].
+    pub fn try_admit(&self, index: ClusterIndex, resource: Resource, priority: Priority) -> bool {
+        let mut state = self.state.borrow_mut();
+        match state.clusters.get_mut(index.0 as usize) {
+            Some(Some(pool)) => pool.admission.try_acquire(resource, priority),
+            _ => true,
+        }
+    }
+
+    /// Gives back what [`Self::try_admit`] granted.
+    pub fn release(&self, index: ClusterIndex, resource: Resource, priority: Priority) {
+        let mut state = self.state.borrow_mut();
+        if let Some(Some(pool)) = state.clusters.get_mut(index.0 as usize) {
+            pool.admission.release(resource, priority);
+        }
+    }
+
+    /// A connection to the chosen endpoint, idle or new.
+    pub async fn acquire(self: &Rc<Self>, chosen: &Chosen, priority: Priority) -> Result<Lease, AcquireError> {
+        // A request without an idle connection is pending, whether a connection is being opened for it or not.
+        let mut pending: Option<PendingPermit> = None;
+        loop {
+            if let Some(upstream) = self.take_idle(chosen) {
+                return self.attach(upstream);
+            }
+            if pending.is_none() {
+                pending = Some(PendingPermit::new(self, chosen.cluster, priority)?);
+            }
+            if let Some(counted) = self.may_connect(chosen, priority)? {
+                let upstream = self.connect(chosen, priority, counted).await?;
+                drop(pending);
+                return self.attach(upstream);
+            }
+            match WaitForConnection::new(self, chosen)?.await {
+                Answer::Granted(upstream) => {
+                    drop(pending);
+                    return self.attach(upstream);
+                }
+                Answer::TryAgain => continue,
+            }
+        }
+    }
+
+    /// An idle connection became readable: it closed, or said something that nobody asked for. It is dropped.
+    pub fn on_idle_readable(&self, token: u64) {
+        let key = SlabKey::from_token(token & !UPSTREAM_TOKEN_BIT);
+        let removed = self.state.borrow_mut().idle.remove(key);
+        if let Some(upstream) = removed {
+            self.count(&upstream, ClusterStat::UpstreamCxDestroyRemote);
+            self.close(upstream);
+        }
+    }
+
+    /// Closes the connections that were idle for too long. Called about once a second.
+    pub fn sweep(&self, now: Nanos) {
+        let mut expired = Vec::new();
+        {
+            let mut state = self.state.borrow_mut();
+            let State { clusters, idle, .. } = &mut *state;
+            for pool in clusters.iter_mut().flatten() {
+                let Some(idle_timeout) = pool.cluster.http.idle_timeout else { continue };
+                for host in &mut pool.hosts {
+                    // The oldest come first; keys of closed connections go on the way.
+                    let kept_from = host.idle.iter().position(|key| {
+                        idle.get_mut(*key).is_some_and(|upstream| now.since(upstream.idle_since) < idle_timeout)
+                    });
+                    for key in host.idle.drain(..kept_from.unwrap_or(host.idle.len())) {
+                        expired.extend(idle.remove(key));
+                    }
+                }
+            }
+        }
+        for upstream in expired {
+            self.count(&upstream, ClusterStat::UpstreamCxIdleTimeout);
+            self.close(upstream);
+        }
+    }
+
+    /// Connections open to a cluster's endpoint on this core.
+    pub fn connection_count(&self, chosen: &Chosen) -> u32 {
+        let state = self.state.borrow();
+        let pool = state.clusters.get(chosen.cluster.0 as usize).and_then(Option::as_ref);
+        pool.and_then(|pool| pool.hosts.get(pool.place(chosen)?.0 as usize)).map_or(0, |host| host.connection_count)
+    }
+
+    fn take_idle(&self, chosen: &Chosen) -> Option<Upstream> {
+        loop {
+            let upstream = {
+                let mut state = self.state.borrow_mut();
+                let State { clusters, idle, .. } = &mut *state;
+                let pool = clusters.get_mut(chosen.cluster.0 as usize)?.as_mut()?;
+                let place = pool.place(chosen)?;
+                let host = pool.hosts.get_mut(place.0 as usize)?;
+                loop {
+                    let key = host.idle.pop()?;
+                    if let Some(upstream) = idle.remove(key) {
+                        break upstream;
+                    }
+                }
+            };
+            let mut upstream = upstream;
+            upstream.socket.unpark();
+            // What came while the connection was idle answers no request of ours (RFC 9112 §9.2).
+            if upstream.socket.has_received() {
+                self.count(&upstream, ClusterStat::UpstreamCxDestroyRemote);
+                self.close(upstream);
+                continue;
+            }
+            return Some(upstream);
+        }
+    }
+
+    /// Whether a connection may be opened now, and how it is counted; it is counted from here on.
+    fn may_connect(&self, chosen: &Chosen, priority: Priority) -> Result<Option<Counted>, AcquireError> {
+        let mut state = self.state.borrow_mut();
+        let pool = state.existing(chosen.cluster).ok_or(AcquireError::HostGone)?;
+        let place = pool.place(chosen).ok_or(AcquireError::HostGone)?;
+        let ClusterPool { cluster, admission, hosts, .. } = pool;
+        let host = hosts.get_mut(place.0 as usize).ok_or(AcquireError::HostGone)?;
+        let limit = cluster.host(place).and_then(|host| host.connections.as_ref());
+        let by_host = limit.is_none_or(|limit| limit.try_acquire());
+        let by_cluster = by_host && admission.try_acquire(Resource::Connections, priority);
+        if by_cluster {
+            host.connection_count += 1;
+            return Ok(Some(Counted { by_cluster, by_host }));
+        }
+        cluster.stats.increment(self.core, ClusterStat::UpstreamCxOverflow);
+        if host.connection_count == 0 {
+            host.connection_count += 1;
+            return Ok(Some(Counted { by_cluster, by_host }));
+        }
+        if by_host && let Some(limit) = limit {
+            limit.release();
+        }
+        Ok(None)
+    }
+
+    async fn connect(
+        self: &Rc<Self>,
+        chosen: &Chosen,
+        priority: Priority,
+        counted: Counted,
+    ) -> Result<Upstream, AcquireError> {
+        let (options, timeout) = {
+            let mut state = self.state.borrow_mut();
+            let pool = state.existing(chosen.cluster).ok_or(AcquireError::HostGone)?;
+            let cluster = &pool.cluster;
+            cluster.stats.increment(self.core, ClusterStat::UpstreamCxTotal);
+            cluster.stats.increment(self.core, ClusterStat::UpstreamCxHttp1Total);
+            cluster.stats.increment(self.core, ClusterStat::UpstreamCxActive);
+            if let Some(host) = pool.place(chosen).and_then(|place| cluster.endpoints.hosts.get(place.0 as usize)) {
+                host.stats.increment(self.core, HostStat::CxTotal);
+                host.stats.increment(self.core, HostStat::CxActive);
+            }
+            (connect_options(&cluster.connect, &chosen.address), cluster.connect_timeout)
+        };
+        let started_at = self.ring.now();
+        // Counted as open from here on; the guard takes it back if the attempt fails or is given up.
+        let guard = ConnectGuard { pools: self, chosen, priority, counted, started_at, done: false };
+        let mut timer = self.ring.timer();
+        timer.set(started_at + timeout);
+        let peer = PeerAddr::from(&chosen.address);
+        let mut connecting = pin!(self.ring.connect(&peer, &options));
+        let connected = std::future::poll_fn(|cx| {
+            if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
+                return Poll::Ready(Some(connected));
+            }
+            timer.poll_expired(cx).map(|()| None)
+        })
+        .await;
+        match connected {
+            Some(Ok(socket)) => {
+                guard.finish();
+                let mut state = self.state.borrow_mut();
+                state.connection_count += 1;
+                let id = state.connection_count;
+                let pool = state.existing(chosen.cluster).ok_or(AcquireError::HostGone)?;
+                let now = self.ring.now();
+                let connect_ms = now.since(started_at).as_millis() as u64;
+                pool.cluster.stats.record(self.core, ClusterStat::UpstreamCxConnectMs, connect_ms);
+                let place =
+                    Place { cluster: chosen.cluster, host: chosen.host, epoch: chosen.epoch, priority, counted };
+                Ok(Upstream::new(socket, id, place, now))
+            }
+            Some(Err(error)) => Err(AcquireError::Connect(error)),
+            None => {
+                let mut state = self.state.borrow_mut();
+                if let Some(pool) = state.existing(chosen.cluster) {
+                    pool.cluster.stats.increment(self.core, ClusterStat::UpstreamCxConnectTimeout);
+                }
+                Err(AcquireError::ConnectTimeout)
+            }
+        }
+    }
+
+    /// Takes the connection into use for one request, if the request breaker allows.
+    fn attach(self: &Rc<Self>, mut upstream: Upstream) -> Result<Lease, AcquireError> {
+        {
+            let mut state = self.state.borrow_mut();
+            let pool = state.existing(upstream.place.cluster).ok_or(AcquireError::HostGone)?;
+            if !pool.admission.try_acquire(Resource::Requests, upstream.place.priority) {
+                pool.cluster.stats.increment(self.core, ClusterStat::UpstreamRqPendingOverflow);
+                drop(state);
+                self.put_back(upstream);
+                return Err(AcquireError::Overflow);
+            }
+            pool.cluster.stats.increment(self.core, ClusterStat::UpstreamRqTotal);
+            pool.cluster.stats.increment(self.core, ClusterStat::UpstreamRqActive);
+            if let Some(place) = pool.place_of(&upstream) {
+                if let Some(active) = pool.active.get_mut(place.0 as usize) {
+                    *active += 1;
+                }
+                if let Some(host) = pool.cluster.endpoints.hosts.get(place.0 as usize) {
+                    host.stats.increment(self.core, HostStat::RqTotal);
+                    host.stats.increment(self.core, HostStat::RqActive);
+                }
+            }
+        }
+        upstream.request_count += 1;
+        Ok(Lease { pools: Rc::clone(self), upstream: Some(upstream) })
+    }
+
+    /// Ends a request's use of the connection and decides whether another request may have it.
+    fn on_returned(&self, mut upstream: Upstream, reusable: bool) {
+        let mut reusable = reusable && !upstream.must_close && !upstream.socket.has_received();
+        {
+            let mut state = self.state.borrow_mut();
+            if let Some(pool) = state.existing(upstream.place.cluster) {
+                pool.admission.release(Resource::Requests, upstream.place.priority);
+                pool.cluster.stats.decrement(self.core, ClusterStat::UpstreamRqActive);
+                let http = &pool.cluster.http;
+                if http.requests_per_connection_max.is_some_and(|max| max <= upstream.request_count) {
+                    pool.cluster.stats.increment(self.core, ClusterStat::UpstreamCxMaxRequests);
+                    reusable = false;
+                }
+                let age = self.ring.now().since(upstream.opened_at);
+                if http.max_connection_duration.is_some_and(|max| age >= max) {
+                    pool.cluster.stats.increment(self.core, ClusterStat::UpstreamCxMaxDurationReached);
+                    reusable = false;
+                }
+                match pool.place_of(&upstream) {
+                    Some(place) => {
+                        upstream.place.host = place;
+                        upstream.place.epoch = pool.epoch;
+                        if let Some(active) = pool.active.get_mut(place.0 as usize) {
+                            *active = active.saturating_sub(1);
+                        }
+                        if let Some(host) = pool.cluster.endpoints.hosts.get(place.0 as usize) {
+                            host.stats.decrement(self.core, HostStat::RqActive);
+                        }
+                    }
+                    None => reusable = false,
+                }
+            }
+        }
+        if reusable {
+            self.put_back(upstream);
+        } else {
+            self.count(&upstream, ClusterStat::UpstreamCxDestroyLocal);
+            self.close(upstream);
+        }
+    }
+
+    /// Gives the connection to the first waiting request, or keeps it idle.
+    fn put_back(&self, mut upstream: Upstream) {
+        let mut state = self.state.borrow_mut();
+        let State { clusters, idle, waiting, .. } = &mut *state;
+        let pool = clusters.get_mut(upstream.place.cluster.0 as usize).and_then(Option::as_mut);
+        let host = pool.and_then(|pool| pool.hosts.get_mut(upstream.place.host.0 as usize));
+        let Some(host) = host else { return };
+        while let Some(key) = host.waiters.pop_front() {
+            if let Some(waiter) = waiting.get_mut(key) {
+                waiter.answer = Some(Answer::Granted(upstream));
+                waiter.waker.wake_by_ref();
+                return;
+            }
+        }
+        upstream.idle_since = self.ring.now();
+        let key = idle.insert(upstream);
+        host.idle.push(key);
+        if let Some(upstream) = idle.get_mut(key) {
+            upstream.socket.park(key.token() | UPSTREAM_TOKEN_BIT);
+        }
+    }
+
+    fn close(&self, upstream: Upstream) {
+        let mut state = self.state.borrow_mut();
+        let State { clusters, waiting, .. } = &mut *state;
+        let Some(Some(pool)) = clusters.get_mut(upstream.place.cluster.0 as usize) else { return };
+        count_closed(&pool.cluster, &mut pool.admission, self.core, &upstream, self.ring.now());
+        let Some(place) = pool.place_of(&upstream) else { return };
+        let Some(host) = pool.hosts.get_mut(place.0 as usize) else { return };
+        host.connection_count = host.connection_count.saturating_sub(1);
+        invite_waiter(host, waiting);
+    }
+
+    fn count(&self, upstream: &Upstream, stat: ClusterStat) {
+        if let Some(pool) = self.state.borrow_mut().existing(upstream.place.cluster) {
+            pool.cluster.stats.increment(self.core, stat);
+        }
+    }
+}
+
+/// Which endpoints a retry avoids.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tried<'a> {
+    /// Endpoints of former attempts; empty where the retry policy does not ask to avoid them.
+    pub hosts: &'a [Address],
+    /// How often another endpoint is drawn before a tried one is taken after all.
+    pub host_attempts_max: u32,
+}
+
+/// A connection in use by one request. Dropping it closes the connection: only [`Lease::give_back`] returns it.
+pub struct Lease {
+    pools: Rc<Pools>,
+    upstream: Option<Upstream>,
+}
+
+impl Lease {
+    /// The connection; `None` never happens before the lease ends.
+    pub fn upstream(&mut self) -> Option<&mut Upstream> {
+        self.upstream.as_mut()
+    }
+
+    /// Ends the lease after a complete exchange; the connection is kept if it can serve another request.
+    pub fn give_back(mut self) {
+        if let Some(upstream) = self.upstream.take() {
+            let reusable = upstream.response_is_complete() && upstream.socket.queued_bytes() == 0;
+            self.pools.on_returned(upstream, reusable);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(upstream) = self.upstream.take() {
+            self.pools.on_returned(upstream, false);
+        }
+    }
+}
+
+/// A place in the pending queue's circuit breaker; given back on drop.
+struct PendingPermit<'a> {
+    pools: &'a Pools,
+    cluster: ClusterIndex,
+    priority: Priority,
+}
+
+impl<'a> PendingPermit<'a> {
+    fn new(pools: &'a Pools, cluster: ClusterIndex, priority: Priority) -> Result<Self, AcquireError> {
+        let mut state = pools.state.borrow_mut();
+        let pool = state.existing(cluster).ok_or(AcquireError::HostGone)?;
+        if !pool.admission.try_acquire(Resource::Pending, priority) {
+            pool.cluster.stats.increment(pools.core, ClusterStat::UpstreamRqPendingOverflow);
+            return Err(AcquireError::Overflow);
+        }
+        pool.cluster.stats.increment(pools.core, ClusterStat::UpstreamRqPendingTotal);
+        pool.cluster.stats.increment(pools.core, ClusterStat::UpstreamRqPendingActive);
+        Ok(Self { pools, cluster, priority })
+    }
+}
+
+impl Drop for PendingPermit<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pools.state.borrow_mut();
+        if let Some(pool) = state.existing(self.cluster) {
+            pool.cluster.stats.decrement(self.pools.core, ClusterStat::UpstreamRqPendingActive);
+            pool.admission.release(Resource::Pending, self.priority);
+        }
+    }
+}
+
+/// Takes a connection attempt out of the counts unless it succeeded.
+struct ConnectGuard<'a> {
+    pools: &'a Pools,
+    chosen: &'a Chosen,
+    priority: Priority,
+    counted: Counted,
+    started_at: Nanos,
+    done: bool,
+}
+
+impl ConnectGuard<'_> {
+    fn finish(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for ConnectGuard<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let mut state = self.pools.state.borrow_mut();
+        let State { clusters, waiting, .. } = &mut *state;
+        let Some(Some(pool)) = clusters.get_mut(self.chosen.cluster.0 as usize) else { return };
+        let (cluster, core) = (&pool.cluster, self.pools.core);
+        if self.counted.by_cluster {
+            pool.admission.release(Resource::Connections, self.priority);
+        }
+        cluster.stats.increment(core, ClusterStat::UpstreamCxConnectFail);
+        cluster.stats.decrement(core, ClusterStat::UpstreamCxActive);
+        cluster.stats.increment(core, ClusterStat::UpstreamCxDestroy);
+        let length_ms = self.pools.ring.now().since(self.started_at).as_millis() as u64;
+        cluster.stats.record(core, ClusterStat::UpstreamCxLengthMs, length_ms);
+        let Some(place) = pool.place(self.chosen) else { return };
+        if let Some(host) = pool.cluster.host(place) {
+            host.stats.increment(core, HostStat::CxConnectFail);
+            host.stats.decrement(core, HostStat::CxActive);
+            if self.counted.by_host
+                && let Some(limit) = &host.connections
+            {
+                limit.release();
+            }
+        }
+        if let Some(host) = pool.hosts.get_mut(place.0 as usize) {
+            host.connection_count = host.connection_count.saturating_sub(1);
+            invite_waiter(host, waiting);
+        }
+    }
+}
+
+/// Completes when a connection is granted or there may be room to open one.
+struct WaitForConnection<'a> {
+    pools: &'a Pools,
+    key: SlabKey,
+}
+
+impl<'a> WaitForConnection<'a> {
+    fn new(pools: &'a Pools, chosen: &Chosen) -> Result<Self, AcquireError> {
+        let mut state = pools.state.borrow_mut();
+        let State { clusters, waiting, .. } = &mut *state;
+        let pool = clusters.get_mut(chosen.cluster.0 as usize).and_then(Option::as_mut);
+        let pool = pool.ok_or(AcquireError::HostGone)?;
+        let place = pool.place(chosen).ok_or(AcquireError::HostGone)?;
+        let host = pool.hosts.get_mut(place.0 as usize).ok_or(AcquireError::HostGone)?;
+        let key = waiting.insert(Waiting { waker: Waker::noop().clone(), answer: None });
+        host.waiters.push_back(key);
+        Ok(Self { pools, key })
+    }
+}
+
+impl Future for WaitForConnection<'_> {
+    type Output = Answer;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let mut state = self.pools.state.borrow_mut();
+        let Some(waiter) = state.waiting.get_mut(self.key) else { return Poll::Ready(Answer::TryAgain) };
+        match waiter.answer.take() {
+            Some(answer) => Poll::Ready(answer),
+            None => {
+                waiter.waker.clone_from(cx.waker());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for WaitForConnection<'_> {
+    fn drop(&mut self) {
+        let waiter = self.pools.state.borrow_mut().waiting.remove(self.key);
+        // Granted but never polled again: the next one may have it.
+        if let Some(Answer::Granted(upstream)) = waiter.and_then(|waiter| waiter.answer) {
+            self.pools.put_back(upstream);
+        }
+    }
+}
+
+impl State {
+    fn existing(&mut self, index: ClusterIndex) -> Option<&mut ClusterPool> {
+        self.clusters.get_mut(index.0 as usize)?.as_deref_mut()
+    }
+
+    fn cluster_pool(
+        &mut self,
+        index: ClusterIndex,
+        cluster: &Arc<Cluster>,
+        core: Core,
+        random: &mut Random,
+    ) -> Option<&mut ClusterPool> {
+        let place = index.0 as usize;
+        if self.clusters.len() <= place {
+            self.clusters.resize_with(place + 1, || None);
+        }
+        let slot = self.clusters.get_mut(place)?;
+        Some(slot.get_or_insert_with(|| {
+            let host_count = cluster.endpoints.hosts.len();
+            let mut hosts = Vec::new();
+            hosts.resize_with(host_count, HostPool::default);
+            Box::new(ClusterPool {
+                cluster: Arc::clone(cluster),
+                balancer: Balancer::new(cluster, random),
+                admission: Admission::new(&cluster.breakers, core),
+                hosts,
+                active: vec![0; host_count],
+                epoch: 0,
+            })
+        }))
+    }
+}
+
+impl ClusterPool {
+    fn place(&self, chosen: &Chosen) -> Option<HostIndex> {
+        self.place_at(chosen.epoch, chosen.host, || Some(chosen.address.clone()))
+    }
+
+    fn place_of(&self, upstream: &Upstream) -> Option<HostIndex> {
+        self.place_at(upstream.place.epoch, upstream.place.host, || {
+            upstream.socket.peer_addr().ok().map(|peer| Address::from(&peer))
+        })
+    }
+
+    fn place_at(&self, epoch: u32, host: HostIndex, address: impl FnOnce() -> Option<Address>) -> Option<HostIndex> {
+        if epoch == self.epoch {
+            return Some(host);
+        }
+        let address = address()?;
+        let place = self.cluster.endpoints.hosts.iter().position(|host| host.address == address)?;
+        Some(HostIndex(place as u32))
+    }
+}
+
+/// Lets the first waiting request of the endpoint try to open a connection.
+fn invite_waiter(host: &mut HostPool, waiting: &mut Slab<Waiting>) {
+    while let Some(key) = host.waiters.pop_front() {
+        if let Some(waiter) = waiting.get_mut(key) {
+            waiter.answer = Some(Answer::TryAgain);
+            waiter.waker.wake_by_ref();
+            return;
+        }
+    }
+}
+
+fn count_closed(cluster: &Cluster, admission: &mut Admission, core: Core, upstream: &Upstream, now: Nanos) {
+    let Place { host, priority, counted, .. } = upstream.place;
+    if counted.by_cluster {
+        admission.release(Resource::Connections, priority);
+    }
+    let stats = &cluster.stats;
+    stats.decrement(core, ClusterStat::UpstreamCxActive);
+    stats.increment(core, ClusterStat::UpstreamCxDestroy);
+    let length = now.since(upstream.opened_at);
+    stats.record(core, ClusterStat::UpstreamCxLengthMs, length.as_millis() as u64);
+    stats.record(core, ClusterStat::UpstreamRqPerCx, u64::from(upstream.request_count));
+    stats.add(core, ClusterStat::UpstreamCxRxBytesTotal, upstream.socket.bytes_received() - upstream.counted_bytes.0);
+    stats.add(core, ClusterStat::UpstreamCxTxBytesTotal, upstream.socket.bytes_sent() - upstream.counted_bytes.1);
+    if let Some(host) = cluster.host(host) {
+        host.stats.decrement(core, HostStat::CxActive);
+        if counted.by_host
+            && let Some(limit) = &host.connections
+        {
+            limit.release();
+        }
+    }
+}
+
+/// What the kernel is told of a connection to `address`.
+fn connect_options(configured: &UpstreamConnectOptions, address: &Address) -> ConnectOptions {
+    let source = address.ip().and_then(|target| configured.source_for(target));
+    let keepalive = configured.keepalive.map(|keepalive| Keepalive {
+        probes: keepalive.probe_count,
+        idle: keepalive.idle,
+        interval: keepalive.interval,
+    });
+    let options = configured.raw.iter();
+    let options = options.map(|raw| SocketOption { level: raw.level, name: raw.name, value: raw.value.to_vec() });
+    ConnectOptions { bind: source.map(PeerAddr::Ip), keepalive, nodelay: true, options: options.collect() }
+}

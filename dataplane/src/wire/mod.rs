@@ -1,0 +1,9 @@
+//! HTTP/1.1 messages over a ring socket: where `torus-codec` (bytes) meets `torus-ring` (I/O). Both sides of the proxy use it.
+
+pub mod body_reader;
+pub mod body_writer;
+pub mod head_reader;
+
+pub use body_reader::{BodyError, BodyEvent, BodyReader};
+pub use body_writer::BodyWriter;
+pub use head_reader::{HeadError, HeadReader};

@@ -1,0 +1,194 @@
+//! The client connections of one core: those that wait for a request, and places for those in a runner's hands.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use torus_ring::{Nanos, Socket};
+
+use crate::config::address::Address;
+use crate::config::snapshot::{Listener, NetworkFilter};
+use crate::downstream::ConnectionInfo;
+use crate::downstream::connection::{Connection, Rest};
+use crate::exchange::client::Client;
+use crate::exchange::core_state::CoreState;
+use crate::slab::{Slab, SlabKey};
+use crate::telemetry::names::{HttpStat, ListenerStat};
+use crate::worker::connection_limit::LimitReached;
+
+/// The connections of one core.
+#[derive(Default)]
+pub(super) struct Connections {
+    slots: Slab<Slot>,
+    /// One entry for each connection, looked at when its idle time would be over; most have been busy since and get another.
+    idle_checks: VecDeque<IdleCheck>,
+    /// Idle connections whose last reply was not wholly sent when they were put back.
+    unsent: Vec<SlabKey>,
+}
+
+struct Slot {
+    /// `None` while a runner has it.
+    connection: Option<Connection>,
+    idle_since: Nanos,
+    is_unsent: bool,
+}
+
+struct IdleCheck {
+    at: Nanos,
+    timeout: Duration,
+    key: SlabKey,
+}
+
+impl Connections {
+    /// How many connections there are, idle or in a runner's hands.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Adds a connection that waits for its first request.
+    pub(super) fn insert_idle(&mut self, connection: Connection, now: Nanos, idle_timeout: Option<Duration>) {
+        let key = self.slots.insert(Slot { connection: Some(connection), idle_since: now, is_unsent: false });
+        if let Some(timeout) = idle_timeout {
+            self.idle_checks.push_back(IdleCheck { at: now + timeout, timeout, key });
+        }
+        self.park(key);
+    }
+
+    /// Hands the connection to a runner; its place stays.
+    pub(super) fn take(&mut self, key: SlabKey) -> Option<Connection> {
+        let mut connection = self.slots.get_mut(key)?.connection.take()?;
+        connection.client.socket.unpark();
+        Some(connection)
+    }
+
+    /// Takes an idle connection back.
+    pub(super) fn put_back(&mut self, key: SlabKey, connection: Connection, now: Nanos) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let has_unsent = connection.client.socket.queued_bytes() > 0;
+        if has_unsent && !slot.is_unsent {
+            slot.is_unsent = true;
+            self.unsent.push(key);
+        }
+        slot.connection = Some(connection);
+        slot.idle_since = now;
+        self.park(key);
+    }
+
+    /// Gives up the place of a connection that a runner had.
+    pub(super) fn remove(&mut self, key: SlabKey) {
+        self.slots.remove(key);
+    }
+
+    /// Takes out every idle connection.
+    pub(super) fn take_idle(&mut self) -> Vec<Connection> {
+        let keys: Vec<SlabKey> =
+            self.slots.iter_mut().filter(|(_, slot)| slot.connection.is_some()).map(|(key, _)| key).collect();
+        keys.into_iter().filter_map(|key| self.slots.remove(key)?.connection).collect()
+    }
+
+    /// Takes out the connections that were idle for too long, and those whose client takes no more of its last reply.
+    pub(super) fn take_expired(&mut self, core: &CoreState, now: Nanos) -> Vec<(Connection, Rest)> {
+        let mut expired = Vec::new();
+        while self.idle_checks.front().is_some_and(|check| check.at <= now) {
+            let Some(check) = self.idle_checks.pop_front() else { break };
+            let Some(slot) = self.slots.get_mut(check.key) else { continue };
+            let idle = slot.connection.is_some();
+            if idle && now.since(slot.idle_since) >= check.timeout {
+                let connection = self.slots.remove(check.key).and_then(|slot| slot.connection);
+                expired.extend(connection.map(|connection| (connection, Rest::Close)));
+            } else {
+                let from = if idle { slot.idle_since } else { now };
+                self.idle_checks.push_back(IdleCheck { at: from + check.timeout, ..check });
+            }
+        }
+        let snapshot = core.snapshot();
+        let unsent = std::mem::take(&mut self.unsent);
+        for key in unsent {
+            let Some(slot) = self.slots.get_mut(key) else { continue };
+            let Some(connection) = &slot.connection else {
+                slot.is_unsent = false;
+                continue;
+            };
+            let socket = &connection.client.socket;
+            if socket.queued_bytes() == 0 {
+                slot.is_unsent = false;
+                continue;
+            }
+            let listener = snapshot.listeners.get(connection.listener as usize);
+            let timeout = listener.and_then(|listener| {
+                let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+                manager.timeouts.write_progress
+            });
+            if timeout.is_some_and(|timeout| now.since(socket.last_write_progress()) >= timeout) {
+                let connection = self.slots.remove(key).and_then(|slot| slot.connection);
+                expired.extend(connection.map(|connection| (connection, Rest::Abort)));
+            } else {
+                self.unsent.push(key);
+            }
+        }
+        expired
+    }
+
+    fn park(&mut self, key: SlabKey) {
+        if let Some(connection) = self.slots.get_mut(key).and_then(|slot| slot.connection.as_mut()) {
+            connection.client.socket.park(key.token());
+        }
+    }
+}
+
+/// Counts a new connection; `None` where a limit refuses it.
+pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket: Socket) -> Option<Connection> {
+    let stats = &listener.stats;
+    if let Err(reached) = core.limits.admit(index, listener.ignore_global_connection_limit) {
+        let stat = match reached {
+            LimitReached::Listener => ListenerStat::DownstreamCxOverflow,
+            LimitReached::Global => ListenerStat::DownstreamGlobalCxOverflow,
+        };
+        stats.increment(core.core, stat);
+        return None;
+    }
+    let direct_remote = Address::from(&socket.peer_addr().ok()?);
+    let local = Address::from(&socket.local_addr().ok()?);
+    let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+    stats.increment(core.core, ListenerStat::DownstreamCxTotal);
+    stats.increment(core.core, ListenerStat::DownstreamCxActive);
+    manager.stats.increment(core.core, HttpStat::DownstreamCxTotal);
+    manager.stats.increment(core.core, HttpStat::DownstreamCxActive);
+    manager.stats.increment(core.core, HttpStat::DownstreamCxHttp1Total);
+    manager.stats.increment(core.core, HttpStat::DownstreamCxHttp1Active);
+    let info = ConnectionInfo { id: core.next_connection_id(), direct_remote, local, secure: false };
+    Some(Connection {
+        client: Client::new(socket),
+        info,
+        listener: index,
+        opened_at: core.ring.now(),
+        request_count: 0,
+    })
+}
+
+/// Closes a connection and counts its end.
+pub(super) fn close(core: &Rc<CoreState>, connection: Connection, rest: Rest) {
+    let snapshot = core.snapshot();
+    if let Some(listener) = snapshot.listeners.get(connection.listener as usize) {
+        let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+        listener.stats.decrement(core.core, ListenerStat::DownstreamCxActive);
+        listener.stats.increment(core.core, ListenerStat::DownstreamCxDestroy);
+        manager.stats.decrement(core.core, HttpStat::DownstreamCxActive);
+        manager.stats.decrement(core.core, HttpStat::DownstreamCxHttp1Active);
+        manager.stats.increment(core.core, HttpStat::DownstreamCxDestroy);
+        let by_whom = match rest {
+            Rest::Gone => HttpStat::DownstreamCxDestroyRemote,
+            Rest::Idle | Rest::Close | Rest::Abort => HttpStat::DownstreamCxDestroyLocal,
+        };
+        manager.stats.increment(core.core, by_whom);
+        let length_ms = core.ring.now().since(connection.opened_at).as_millis() as u64;
+        manager.stats.record(core.core, HttpStat::DownstreamCxLengthMs, length_ms);
+        listener.stats.record(core.core, ListenerStat::DownstreamCxLengthMs, length_ms);
+        core.limits.release(connection.listener, listener.ignore_global_connection_limit);
+        match rest {
+            Rest::Abort => connection.client.socket.abort(),
+            Rest::Close | Rest::Idle => connection.client.socket.close_gracefully(manager.timeouts.delayed_close),
+            Rest::Gone => drop(connection),
+        }
+    }
+}
