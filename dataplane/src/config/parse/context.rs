@@ -142,9 +142,8 @@ impl ParseContext {
         if !self.validate_clusters {
             return Ok(None);
         }
-        let nearest = self.cluster_by_name.keys().map(|known| (strsim::levenshtein(known, name), known)).min();
-        let nearest =
-            nearest.filter(|(distance, _)| *distance <= 3.max(name.len() / 4)).map(|(_, known)| known.clone());
+        let known = self.cluster_by_name.keys().map(|known| &**known);
+        let nearest: Option<Box<str>> = torus_xds::diagnostic::nearest(name, known).map(Into::into);
         Err(self.problems.reject_with(field, format!("unknown cluster `{name}`"), nearest.as_deref()))
     }
 

@@ -1,11 +1,14 @@
 //! Envoy's messages become types that cannot be wrong.
 
 pub mod address;
+pub mod admin;
 pub mod cidr;
 pub mod context;
 pub mod http_connection_manager;
 pub mod http_filters;
 pub mod listener;
+pub mod node;
+pub mod overload;
 pub mod runtime;
 pub mod socket_option;
 

@@ -4,9 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use envoy_types::pb::envoy::config::bootstrap::v3::LayeredRuntime;
+use envoy_types::pb::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+
+use super::ParseContext;
 
 /// Every runtime value by its dotted key.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,6 +58,31 @@ impl From<&FractionalPercent> for Fraction {
             DenominatorType::Million => 1_000_000,
         };
         Self { numerator: percent.numerator, denominator }
+    }
+}
+
+/// Flattens the layers of `config` into the context's runtime.
+pub fn parse(config: &LayeredRuntime, context: &mut ParseContext) {
+    let mut names: Vec<&str> = Vec::new();
+    for (index, layer) in config.layers.iter().enumerate() {
+        context.within_item("layers", index, |context| {
+            if context.non_empty("name", &layer.name).is_ok() && names.contains(&layer.name.as_str()) {
+                let _ = context.reject("name", format!("another layer is called `{}`", layer.name));
+            }
+            match &layer.layer_specifier {
+                Some(LayerSpecifier::StaticLayer(values)) => context.runtime.add_layer(values),
+                // Empty until `/runtime_modify` fills it.
+                Some(LayerSpecifier::AdminLayer(_)) => {}
+                Some(LayerSpecifier::DiskLayer(_)) => {
+                    let _ = context.reject("disk_layer", "runtime from files is not there yet in this version");
+                }
+                Some(LayerSpecifier::RtdsLayer(_)) => {
+                    let _ = context.reject("rtds_layer", "runtime discovery is not there yet in this version");
+                }
+                None => drop(context.reject("static_layer", "a layer must say what it is")),
+            }
+        });
+        names.push(&layer.name);
     }
 }
 
