@@ -1,10 +1,15 @@
 //! Endpoints of clusters whose hosts are names.
 
+mod resolvers;
+mod task;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::endpoint_set::AssignmentOptions;
 use super::host::HostTemplate;
+pub use resolvers::{Answer, ResolveError, Resolvers};
+pub use task::run;
 
 /// What to resolve, when and how. Source: the `dns_*` fields of Cluster and envoy.extensions.clusters.dns.v3.DnsCluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +32,8 @@ pub struct DnsPlan {
     pub resolver: ResolverPlan,
     /// All addresses of a name are one host (`LOGICAL_DNS`).
     pub logical: bool,
+    /// The cluster is ready only after its first question (`wait_for_warm_on_init`).
+    pub wait_for_warm: bool,
     /// What the assignment says beside its hosts.
     pub assignment: AssignmentOptions,
 }

@@ -33,6 +33,7 @@ pub(super) struct Settings {
     jitter: Duration,
     family: LookupFamily,
     resolver: ResolverPlan,
+    pub(super) wait_for_warm: bool,
 }
 
 impl Settings {
@@ -47,6 +48,7 @@ impl Settings {
             family: self.family,
             resolver: self.resolver,
             logical: self.logical,
+            wait_for_warm: self.wait_for_warm,
             assignment: assignment.options,
         }
     }
@@ -96,6 +98,7 @@ pub(super) fn legacy(config: &proto::Cluster, logical: bool, context: &mut Parse
         jitter: jitter?.unwrap_or_default(),
         family,
         resolver: resolver?,
+        wait_for_warm: true,
     })
 }
 
@@ -134,6 +137,7 @@ pub(super) fn extension(config: &DnsCluster, context: &mut ParseContext) -> Resu
         jitter: jitter?.unwrap_or_default(),
         family,
         resolver: resolver?,
+        wait_for_warm: true,
     })
 }
 

@@ -157,6 +157,9 @@ fn lb_endpoint(
         }
         None => return Err(context.reject("endpoint", "is required")),
     };
+    // Envoy moves a logical cluster's only host to priority 0.
+    let logical = matches!(discovery, Discovery::Dns(settings) if settings.logical);
+    let priority = if logical { 0 } else { priority };
     let host = |hostname: &str| HostTemplate {
         hostname: hostname.into(),
         weight,

@@ -85,6 +85,14 @@ enum Discovery {
 
 impl Discovery {
     fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Result<Self, Refused> {
+        let mut discovery = Self::parse_kind(config, context)?;
+        if let Self::Dns(settings) = &mut discovery {
+            settings.wait_for_warm = config.wait_for_warm_on_init.is_none_or(|wait| wait.value);
+        }
+        Ok(discovery)
+    }
+
+    fn parse_kind(config: &proto::Cluster, context: &mut ParseContext) -> Result<Self, Refused> {
         use proto::cluster::{ClusterDiscoveryType, DiscoveryType};
         let kind = match &config.cluster_discovery_type {
             None => DiscoveryType::Static,
