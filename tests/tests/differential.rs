@@ -2,7 +2,7 @@
 //!
 //! `TORUS_DIFFERENTIAL_ONLY=name,...` runs some themes, `TORUS_DIFFERENTIAL_SELF=1` compares Envoy with itself,
 //! `TORUS_DIFFERENTIAL_REPORT=file` writes every unexplained difference as JSON, `TORUS_DIFFERENTIAL_KEEP=folder` keeps
-//! the bootstraps.
+//! the bootstraps, `TORUS_DIFFERENTIAL_SLOW=1` names requests that take longer than half a second.
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -13,6 +13,7 @@
 
 pub mod diagnostic;
 pub mod document;
+pub mod json;
 mod load;
 pub mod path;
 mod scalar;
@@ -22,6 +23,7 @@ pub mod wire;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{Document, Format};
+pub use json::{message_to_json, to_json};
 pub use load::{Encoded, Source, encode, encode_list, from_json, from_yaml};
 pub use schema::MessageType;
 pub use transcode::UnknownFields;

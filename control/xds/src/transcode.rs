@@ -13,6 +13,7 @@ use crate::wire::{self, WireType};
 #[cfg(test)]
 mod tests;
 mod well_known;
+pub(crate) use well_known::has_own_form;
 
 /// What to do about fields that the schema does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

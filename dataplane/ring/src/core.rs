@@ -131,6 +131,11 @@ impl SocketSlot {
         self.eof || self.receive_error != 0 || self.has_input()
     }
 
+    /// Whether the handle is gone and the ring ends the connection itself.
+    pub(crate) fn is_ours_to_close(&self) -> bool {
+        matches!(self.phase, Phase::Flushing | Phase::Discarding)
+    }
+
     /// Whether somebody waits for bytes that would otherwise not come.
     pub(crate) fn wants_input(&self) -> bool {
         match self.phase {

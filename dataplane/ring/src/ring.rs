@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{self, Future};
 use std::io;
+use std::mem;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
@@ -17,7 +18,7 @@ use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
 use crate::config::{DriverKind, DriverReport, RingConfig, SetupError};
 use crate::connect::{self, ConnectOptions};
-use crate::core::{ACCEPT_PAUSE, Accepting, Core, Phase, Receive};
+use crate::core::{ACCEPT_PAUSE, Accepting, Core, Phase, Receive, SocketSlot};
 use crate::driver::{self, Driver, Stalled, Wait};
 use crate::executor::{self, Executor, TaskName};
 use crate::listener::Listener;
@@ -55,6 +56,10 @@ impl Drop for Ring {
     fn drop(&mut self) {
         if self.first {
             self.inner.shutdown();
+            if self.inner.is_busy() {
+                // The kernel has not let go: what it refers to must not be freed.
+                mem::forget(Rc::clone(&self.inner));
+            }
         }
     }
 }
@@ -99,11 +104,8 @@ impl Ring {
     /// shut, epoll takes over and [`Ring::report`] names the gate.
     pub fn new(config: &RingConfig) -> Result<Ring, SetupError> {
         driver::check(config)?;
-        let pool = Pool::new(config.buffer_count, config.buffer_bytes)
-            .map_err(|error| SetupError::System { call: "mmap", error })?;
-        let pool = Rc::new(pool);
         let (mailbox, letters) = Mailbox::new().map_err(|error| SetupError::System { call: "eventfd", error })?;
-        let (driver, report) = driver::open(config, &pool, &mailbox)?;
+        let (driver, report, pool) = driver::open(config, &mailbox)?;
         Ok(Self::assemble(config, pool, driver, report, mailbox, letters))
     }
 
@@ -406,8 +408,7 @@ impl Inner {
         }
         while let Some(socket) = core.finished.pop() {
             // Reported twice, or closed already: only a socket without a handle is the ring's to close.
-            let is_ours =
-                core.sockets.get(socket).is_some_and(|slot| matches!(slot.phase, Phase::Flushing | Phase::Discarding));
+            let is_ours = core.sockets.get(socket).is_some_and(SocketSlot::is_ours_to_close);
             if is_ours {
                 self.close_socket(core, driver, socket);
             }
@@ -601,22 +602,28 @@ impl Inner {
         let _entered = self.executor.enter();
         self.executor.clear();
         remote::unregister(self.number);
-        let mut state = self.state.borrow_mut();
+        // The ring ends in the middle of a call only when that call has panicked; what it left is not looked at again.
+        let Ok(mut state) = self.state.try_borrow_mut() else { return };
         let State { core, driver } = &mut *state;
-        let ours: Vec<u32> = core.sockets.indices().collect();
-        for socket in ours {
-            let is_ours =
-                core.sockets.get(socket).is_some_and(|slot| matches!(slot.phase, Phase::Flushing | Phase::Discarding));
-            if is_ours {
-                self.close_socket(core, driver, socket);
-            }
-        }
+        let left: Vec<u32> = core
+            .sockets
+            .indices()
+            .filter(|&socket| core.sockets.get(socket).is_some_and(SocketSlot::is_ours_to_close))
+            .collect();
+        left.into_iter().for_each(|socket| self.close_socket(core, driver, socket));
         // Handles that outlive the ring keep their slots; their operations are cancelled all the same.
         driver.cancel_all(core);
         for _ in 0..SHUTDOWN_TURNS {
             if !driver.is_busy(core) || driver.poll(core, &self.mailbox, Wait::AtMost(SHUTDOWN_WAIT)).is_err() {
                 break;
             }
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        match self.state.try_borrow() {
+            Ok(state) => state.driver.is_busy(&state.core),
+            Err(_) => true,
         }
     }
 }

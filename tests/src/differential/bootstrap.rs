@@ -53,6 +53,8 @@ pub(super) fn assemble(theme: &Theme, places: &Places) -> Value {
     let mut hcm = json!({
         "@type": MANAGER,
         "stat_prefix": "test",
+        // Envoy waits this long for the client to close first; its default of 1 s would be most of the suite's time.
+        "delayed_close_timeout": "0.06s",
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}],
         "access_log": access_logs(theme),
         "route_config": route_config(theme),
@@ -122,7 +124,8 @@ fn clusters(theme: &Theme) -> Value {
 fn cluster(theme: &Theme, config: &Map<String, Value>) -> Value {
     let mut config = config.clone();
     let name = config.get("name").cloned().unwrap_or_default();
-    let endpoints = config.remove("endpoints").unwrap_or_else(|| json!([name]));
+    let own = if config.contains_key("load_assignment") { json!([]) } else { json!([name]) };
+    let endpoints = config.remove("endpoints").unwrap_or(own);
     let mut localities: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
     for endpoint in endpoints.as_array().into_iter().flatten() {
         let mut more = endpoint.as_object().cloned().unwrap_or_default();

@@ -38,7 +38,8 @@ pub(super) fn response(observed: &mut Observed, prefix: &str, response: &Respons
 }
 
 /// Adds what a backend received.
-pub(super) fn record(observed: &mut Observed, prefix: &str, record: &Record) {
+pub(super) fn record(observed: &mut Observed, index: usize, record: &Record) {
+    let prefix = &format!("backend[{index}]");
     let mut put = |field: &str, text: String| {
         observed.insert(format!("{prefix}.{field}"), text);
     };
@@ -52,6 +53,13 @@ pub(super) fn record(observed: &mut Observed, prefix: &str, record: &Record) {
     }
     fields(observed, &format!("{prefix}.header"), &record.head.fields);
     fields(observed, &format!("{prefix}.trailer"), &record.body.trailers);
+    // A later attempt is told the time that is left.
+    if let Some(left) = observed.get_mut(&format!("{prefix}.header.x-envoy-expected-rq-timeout-ms"))
+        && index > 0
+        && left.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        *left = "<ms left>".into();
+    }
 }
 
 /// Adds one line of a JSON access log.
@@ -62,9 +70,14 @@ pub(super) fn log_line(observed: &mut Observed, prefix: &str, line: &Value) {
     }
 }
 
-/// A line of a text log, with times and durations made equal.
-pub(super) fn text_line(line: &str) -> String {
-    line.split(' ').map(|word| normal("", word)).collect::<Vec<_>>().join(" ")
+/// A line of a text log, with times and durations made equal; `default_format` says that it is Envoy's own.
+pub(super) fn text_line(line: &str, default_format: bool) -> String {
+    let word = |(index, word)| {
+        // The ninth and tenth words are %DURATION% and the upstream's service time.
+        let name = if default_format && (index == 8 || index == 9) { "duration" } else { "" };
+        normal(name, word)
+    };
+    line.split(' ').enumerate().map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// Values of one name are kept in order; names are compared as a set, since their order is free (RFC 9110 §5.3).
@@ -87,6 +100,7 @@ fn normal(name: &str, text: &str) -> String {
         "duration" | "request_duration" | "response_duration" | "response_tx_duration" if digits => {
             return "<ms>".into();
         }
+        "set-cookie" => return without_hash(text),
         "connection_id" | "upstream_connection_id" | "stream_id" if digits => return "<number>".into(),
         _ => {}
     }
@@ -105,6 +119,18 @@ fn normal(name: &str, text: &str) -> String {
         return text.replace(bare, &format!("{host}:<port>"));
     }
     text.to_owned()
+}
+
+/// A cookie that the proxy made for a hash policy has a random value of 16 hexadecimal digits in quotes.
+fn without_hash(cookie: &str) -> String {
+    let mut parts: Vec<&str> = cookie.splitn(3, '"').collect();
+    if let [_, value, _] = parts.as_mut_slice()
+        && value.len() == 16
+        && value.bytes().all(|byte| byte.is_ascii_hexdigit())
+    {
+        *value = "<hash>";
+    }
+    parts.join("\"")
 }
 
 /// The version digit of a random UUID: Envoy makes version 4, and 9, a or b where it marks a trace decision there. Ids

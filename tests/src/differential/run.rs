@@ -26,7 +26,7 @@ const THEME: &str = "(theme)";
 /// suite itself.
 const NOT_COMPARED: &[&str] = &["_bytes_buffered", "listener.admin.", "_bytes_total"];
 /// Bounds each wait of the client for bytes; longer than every timeout in the themes.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(8);
+const CLIENT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Runs `theme` through each of `binaries`, one after another on the same ports and against the same backends.
 ///
@@ -112,7 +112,11 @@ impl Passage<'_> {
         let mut kept: HashMap<String, Connection> = HashMap::new();
         self.journal.take();
         for request in &self.theme.requests {
+            let started = Instant::now();
             run.insert(request.case.clone(), self.send(request, &mut kept));
+            if std::env::var_os("TORUS_DIFFERENTIAL_SLOW").is_some() && started.elapsed() > Duration::from_millis(500) {
+                println!("slow: {}/{}: {:?}", self.theme.name, request.case, started.elapsed());
+            }
         }
         drop(kept);
         let lines = self.quiet_log("json.log");
@@ -155,7 +159,7 @@ impl Passage<'_> {
         let records = self.journal.take();
         observed.insert("backend.count".into(), records.len().to_string());
         for (index, record) in records.iter().enumerate() {
-            observe::record(&mut observed, &format!("backend[{index}]"), record);
+            observe::record(&mut observed, index, record);
         }
         observed
     }
@@ -205,9 +209,9 @@ impl Passage<'_> {
             *index += 1;
             observe::log_line(run.get_mut(&case).unwrap_or(&mut whole), &prefix, &line);
         }
-        if self.theme.text_log.is_some() {
+        if let Some(format) = &self.theme.text_log {
             for (index, line) in self.quiet_log("text.log").iter().enumerate() {
-                whole.insert(format!("text_log[{index:03}]"), observe::text_line(line));
+                whole.insert(format!("text_log[{index:03}]"), observe::text_line(line, format.is_empty()));
             }
         }
         for (name, value) in self.settled_stats() {

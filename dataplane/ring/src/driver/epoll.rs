@@ -9,10 +9,9 @@ use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::config::SubmitFaults;
 use crate::core::{ACCEPTED_MAX, Accepting, AfterReceive, Core, Phase, Receive};
-use crate::driver::{Dice, Stalled, Wait};
+use crate::driver::{About, Dice, Stalled, Wait};
 use crate::lanes::Gathered;
 use crate::remote::Mailbox;
-use crate::slab::Key;
 use crate::sys;
 
 const READABLE: u32 = libc::EPOLLIN as u32;
@@ -30,37 +29,9 @@ const SENDS_MAX: usize = 4;
 /// Connections accepted for one listener in one turn.
 const ACCEPTS_MAX: usize = 64;
 
-/// What an event is about, in its user data: kind, generation and index.
-#[derive(Clone, Copy)]
-enum About {
-    Socket(Key),
-    Listener(Key),
-    Bell,
-}
-
-const KIND_SOCKET: u64 = 1;
-const KIND_LISTENER: u64 = 2;
-const KIND_BELL: u64 = 3;
-
-impl About {
-    fn pack(self) -> u64 {
-        let (kind, key) = match self {
-            About::Socket(key) => (KIND_SOCKET, key),
-            About::Listener(key) => (KIND_LISTENER, key),
-            About::Bell => (KIND_BELL, Key { index: 0, generation: 0 }),
-        };
-        kind << 56 | u64::from(key.generation) << 32 | u64::from(key.index)
-    }
-
-    fn unpack(data: u64) -> About {
-        let key = Key { index: data as u32, generation: (data >> 32) as u32 & crate::slab::GENERATION_MASK };
-        match data >> 56 {
-            KIND_SOCKET => About::Socket(key),
-            KIND_LISTENER => About::Listener(key),
-            _ => About::Bell,
-        }
-    }
-}
+const ABOUT_SOCKET: u8 = 1;
+const ABOUT_LISTENER: u8 = 2;
+const ABOUT_BELL: u8 = 3;
 
 /// The driver.
 pub(crate) struct Epoll {
@@ -75,7 +46,7 @@ impl Epoll {
     pub(crate) fn new(mailbox: &Mailbox, faults: Option<SubmitFaults>) -> io::Result<Epoll> {
         let epoll = sys::epoll_create()?;
         let bell = mailbox.bell().as_raw_fd();
-        sys::epoll_control(&epoll, libc::EPOLL_CTL_ADD, bell, READABLE, About::Bell.pack())?;
+        sys::epoll_control(&epoll, libc::EPOLL_CTL_ADD, bell, READABLE, About::bell(ABOUT_BELL).pack())?;
         Ok(Epoll {
             epoll,
             events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX],
@@ -116,7 +87,9 @@ impl Epoll {
             _ => libc::EPOLL_CTL_MOD,
         };
         slot.interest = wanted;
-        if let Err(error) = sys::epoll_control(&self.epoll, operation, slot.fd, wanted, About::Socket(key).pack()) {
+        if let Err(error) =
+            sys::epoll_control(&self.epoll, operation, slot.fd, wanted, About { kind: ABOUT_SOCKET, key }.pack())
+        {
             slot.interest = 0;
             slot.sending = false;
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -209,7 +182,7 @@ impl Epoll {
         slot.accepting = Accepting::Armed;
         if !slot.registered {
             let fd = slot.fd();
-            let about = About::Listener(key).pack();
+            let about = About { kind: ABOUT_LISTENER, key }.pack();
             match sys::epoll_control(&self.epoll, libc::EPOLL_CTL_ADD, fd, READABLE | EXCLUSIVE, about) {
                 Ok(()) => slot.registered = true,
                 Err(error) => {
@@ -253,12 +226,13 @@ impl Epoll {
         core.stats.events += count as u64;
         for at in 0..count {
             let Some(&event) = self.events.get(at) else { break };
-            match About::unpack(event.u64) {
-                About::Socket(key) if core.sockets.holds(key) => self.on_socket(core, key.index, event.events),
-                About::Listener(key) if core.listeners.holds(key) => self.on_listener(core, key.index),
-                About::Bell => sys::lower(mailbox.bell()),
+            let About { kind, key } = About::unpack(event.u64);
+            match kind {
+                ABOUT_SOCKET if core.sockets.holds(key) => self.on_socket(core, key.index, event.events),
+                ABOUT_LISTENER if core.listeners.holds(key) => self.on_listener(core, key.index),
+                ABOUT_BELL => sys::lower(mailbox.bell()),
                 // The slot's former tenant: closed earlier in this very turn.
-                About::Socket(_) | About::Listener(_) => {}
+                _ => {}
             }
         }
         Ok(())

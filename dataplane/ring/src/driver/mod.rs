@@ -4,16 +4,20 @@
 //! drivers mean the same by the same call, so nothing above this module knows which one runs.
 
 pub(crate) mod epoll;
+pub(crate) mod uring;
+mod uring_setup;
 
 use std::io;
+use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::address::PeerAddr;
 use crate::buffer::Pool;
-use crate::config::{DriverKind, DriverReport, Features, RingConfig, SetupError};
+use crate::config::{DriverChoice, DriverKind, DriverReport, Features, RingConfig, SetupError};
 use crate::core::Core;
 use crate::remote::Mailbox;
+use crate::slab::{GENERATION_MASK, Key};
 
 /// How long `Driver::poll` may wait for an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +30,29 @@ pub(crate) enum Wait {
     Forever,
 }
 
+/// What a completion or event is about, as its user data: kind, generation and index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct About {
+    pub(crate) kind: u8,
+    pub(crate) key: Key,
+}
+
+impl About {
+    /// The bell has no slot.
+    pub(crate) fn bell(kind: u8) -> About {
+        About { kind, key: Key { index: 0, generation: 0 } }
+    }
+
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.kind) << 56 | u64::from(self.key.generation & GENERATION_MASK) << 32 | u64::from(self.key.index)
+    }
+
+    pub(crate) fn unpack(data: u64) -> About {
+        let key = Key { index: data as u32, generation: (data >> 32) as u32 & GENERATION_MASK };
+        About { kind: (data >> 56) as u8, key }
+    }
+}
+
 /// The simulated world has stopped: everybody waits, and nothing will happen.
 #[derive(Debug)]
 pub(crate) struct Stalled;
@@ -33,12 +60,14 @@ pub(crate) struct Stalled;
 /// The driver of a ring.
 pub(crate) enum Driver {
     Epoll(epoll::Epoll),
+    Uring(uring::Uring),
 }
 
 macro_rules! each {
     ($driver:expr, $inner:ident => $call:expr) => {
         match $driver {
             Driver::Epoll($inner) => $call,
+            Driver::Uring($inner) => $call,
         }
     };
 }
@@ -88,6 +117,8 @@ impl Driver {
     pub(crate) fn nonblocking(&self) -> bool {
         match self {
             Driver::Epoll(_) => true,
+            // io_uring takes a non-blocking descriptor at its word and reports EAGAIN instead of waiting.
+            Driver::Uring(_) => false,
         }
     }
 
@@ -95,6 +126,7 @@ impl Driver {
     pub(crate) fn cancel_all(&mut self, _core: &mut Core) {
         match self {
             Driver::Epoll(_) => {}
+            Driver::Uring(driver) => driver.cancel_all(),
         }
     }
 
@@ -102,48 +134,49 @@ impl Driver {
     pub(crate) fn operations_in_flight(&self) -> u64 {
         match self {
             Driver::Epoll(_) => 0,
+            Driver::Uring(driver) => driver.operations_in_flight(),
         }
     }
 
     /// The seed of a simulated world.
     pub(crate) fn seed(&self) -> u64 {
         match self {
-            Driver::Epoll(_) => 0,
+            Driver::Epoll(_) | Driver::Uring(_) => 0,
         }
     }
 
     /// Tells a simulated peer that our side is shut; a real socket's shutdown has told it already.
     pub(crate) fn after_shutdown(&mut self, _core: &mut Core, _socket: u32) {
         match self {
-            Driver::Epoll(_) => {}
+            Driver::Epoll(_) | Driver::Uring(_) => {}
         }
     }
 
     /// Tells a simulated peer that the connection was reset; a real socket's close tells it.
     pub(crate) fn reset(&mut self, _core: &mut Core, _socket: u32) {
         match self {
-            Driver::Epoll(_) => {}
+            Driver::Epoll(_) | Driver::Uring(_) => {}
         }
     }
 
     /// The peer of a simulated socket; `None` on real ones.
     pub(crate) fn peer_addr(&self, _socket: u32) -> Option<PeerAddr> {
         match self {
-            Driver::Epoll(_) => None,
+            Driver::Epoll(_) | Driver::Uring(_) => None,
         }
     }
 
     /// The local address of a simulated socket; `None` on real ones.
     pub(crate) fn local_addr(&self, _socket: u32) -> Option<PeerAddr> {
         match self {
-            Driver::Epoll(_) => None,
+            Driver::Epoll(_) | Driver::Uring(_) => None,
         }
     }
 
     /// Starts a connect within the simulated network; `None` on real ones.
     pub(crate) fn connect_simulated(&mut self, _core: &mut Core, _peer: &PeerAddr) -> Option<io::Result<u32>> {
         match self {
-            Driver::Epoll(_) => None,
+            Driver::Epoll(_) | Driver::Uring(_) => None,
         }
     }
 }
@@ -163,16 +196,37 @@ pub(crate) fn check(config: &RingConfig) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Opens the driver that the configuration asks for, or the best that the kernel allows.
-pub(crate) fn open(
-    config: &RingConfig,
-    _pool: &Rc<Pool>,
-    mailbox: &Mailbox,
-) -> Result<(Driver, DriverReport), SetupError> {
+/// Opens the driver that the configuration asks for, or the best that the kernel allows, and the buffers it fills.
+pub(crate) fn open(config: &RingConfig, mailbox: &Mailbox) -> Result<(Driver, DriverReport, Rc<Pool>), SetupError> {
+    let new_pool = || {
+        Pool::new(config.buffer_count, config.buffer_bytes)
+            .map(Rc::new)
+            .map_err(|error| SetupError::System { call: "mmap", error })
+    };
+    let mut gate = None;
+    if config.driver != DriverChoice::Epoll {
+        let pool = new_pool()?;
+        match uring::Uring::new(config, &pool, mailbox) {
+            Ok(driver) => {
+                let report = DriverReport { kind: DriverKind::Uring, gate: None, features: driver.features() };
+                return Ok((Driver::Uring(driver), report, pool));
+            }
+            Err(shut) => {
+                if pool.free_count() < usize::from(config.buffer_count) {
+                    // The kernel was given some and may not have let go of them yet: they are never used again.
+                    mem::forget(pool);
+                }
+                if config.driver == DriverChoice::Uring {
+                    return Err(SetupError::Uring(shut));
+                }
+                gate = Some(shut);
+            }
+        }
+    }
     let driver = epoll::Epoll::new(mailbox, config.submit_faults)
         .map_err(|error| SetupError::System { call: "epoll_create1", error })?;
-    let report = DriverReport { kind: DriverKind::Epoll, gate: None, features: Features::default() };
-    Ok((Driver::Epoll(driver), report))
+    let report = DriverReport { kind: DriverKind::Epoll, gate, features: Features::default() };
+    Ok((Driver::Epoll(driver), report, new_pool()?))
 }
 
 /// A small generator of repeatable choices (splitmix64): for injected faults and the simulated network.
