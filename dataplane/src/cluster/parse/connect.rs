@@ -18,12 +18,7 @@ pub(super) fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Resu
         connect = parsed.unwrap_or_default();
     }
     let keepalive = config.upstream_connection_options.as_ref().and_then(|options| options.tcp_keepalive.as_ref());
-    if let Some(keepalive) = keepalive {
-        let outer = context.problems.enter("upstream_connection_options");
-        let parsed = context.within("tcp_keepalive", |context| socket_option::keepalive(keepalive, context));
-        context.problems.leave(outer);
-        connect.keepalive = parsed.ok();
-    }
+    connect.keepalive = keepalive.and_then(socket_option::keepalive);
     context.problems.clean_since(start).map(|()| connect)
 }
 

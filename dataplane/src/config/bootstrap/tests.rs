@@ -117,6 +117,6 @@ fn runtime_layers_are_flattened() {
     let loaded = load_text(text).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(loaded.runtime.integer("x.y", 0), 1);
     let found =
-        findings(load_text("layered_runtime: {layers: [{name: a, admin_layer: {}}, {name: a, admin_layer: {}}]}"));
+        findings(load_text("layered_runtime: {layers: [{name: a, static_layer: {}}, {name: a, static_layer: {}}]}"));
     assert!(found[0].contains("layered_runtime.layers[1].name: another layer is called `a`"), "{found:?}");
 }

@@ -23,7 +23,7 @@ pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Lis
     });
     let (main, mode, ipv4_compat) = main?;
     let name = if config.name.is_empty() { main.to_string() } else { config.name.clone() };
-    let mut socket = socket_options(config, mode, ipv4_compat, context);
+    let mut socket = socket_options(config, mode, ipv4_compat);
     socket.raw = socket_option::parse_all("socket_options", &config.socket_options, context)?;
     let additional = context.each("additional_addresses", &config.additional_addresses, |additional, context| {
         additional_address(additional, &socket, context)
@@ -93,20 +93,12 @@ fn ipv4_compat(address: &core::Address) -> bool {
     matches!(&address.address, Some(core::address::Address::SocketAddress(socket)) if socket.ipv4_compat)
 }
 
-fn socket_options(
-    config: &proto::Listener,
-    pipe_mode: Option<u32>,
-    ipv4_compat: bool,
-    context: &mut ParseContext,
-) -> ListenSocketOptions {
-    let keepalive = config.tcp_keepalive.as_ref();
+fn socket_options(config: &proto::Listener, pipe_mode: Option<u32>, ipv4_compat: bool) -> ListenSocketOptions {
     ListenSocketOptions {
         freebind: config.freebind.is_some_and(|on| on.value),
         transparent: config.transparent.is_some_and(|on| on.value),
         fast_open_queue: config.tcp_fast_open_queue_length.map(|length| length.value),
-        keepalive: keepalive.and_then(|config| {
-            context.within("tcp_keepalive", |context| socket_option::keepalive(config, context).ok())
-        }),
+        keepalive: config.tcp_keepalive.as_ref().and_then(socket_option::keepalive),
         ipv4_compat,
         pipe_mode,
         raw: Vec::new(),
@@ -121,7 +113,7 @@ fn additional_address(
     let proto_address = context.required("address", &config.address)?;
     let parsed = context.within("address", |context| address::parse(proto_address, context));
     let keepalive = match &config.tcp_keepalive {
-        Some(config) => Some(context.within("tcp_keepalive", |context| socket_option::keepalive(config, context))?),
+        Some(config) => socket_option::keepalive(config),
         None => main.keepalive,
     };
     let raw = match &config.socket_options {

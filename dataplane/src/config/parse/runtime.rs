@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use envoy_types::pb::envoy::config::bootstrap::v3::LayeredRuntime;
 use envoy_types::pb::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
+use envoy_types::pb::envoy::config::bootstrap::v3::{LayeredRuntime, RuntimeLayer};
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
@@ -83,6 +83,10 @@ pub fn parse(config: &LayeredRuntime, context: &mut ParseContext) {
             }
         });
         names.push(&layer.name);
+    }
+    let is_admin = |layer: &&RuntimeLayer| matches!(layer.layer_specifier, Some(LayerSpecifier::AdminLayer(_)));
+    if config.layers.iter().filter(is_admin).count() > 1 {
+        let _ = context.reject("layers", "there is more than one admin layer");
     }
 }
 

@@ -36,24 +36,13 @@ fn parse(option: &core::SocketOption, context: &mut ParseContext) -> Result<RawS
     Ok(RawSocketOption { state, level: level?, name: name?, value: value? })
 }
 
-/// Keep-alive probes; a number of 0 is refused as the kernel would refuse it.
-pub fn keepalive(config: &core::TcpKeepalive, context: &mut ParseContext) -> Result<TcpKeepalive, Refused> {
-    let start = context.problems.checkpoint();
-    let fields = [
-        ("keepalive_probes", config.keepalive_probes),
-        ("keepalive_time", config.keepalive_time),
-        ("keepalive_interval", config.keepalive_interval),
-    ];
-    for (field, value) in fields {
-        if value.is_some_and(|value| value.value == 0) {
-            let _ = context.reject(field, "must be at least 1");
-        }
+/// Keep-alive probes, or none where a number is 0. Source: envoy.config.core.v3.TcpKeepalive.
+pub fn keepalive(config: &core::TcpKeepalive) -> Option<TcpKeepalive> {
+    let values = [config.keepalive_probes, config.keepalive_time, config.keepalive_interval];
+    if values.iter().any(|value| value.is_some_and(|value| value.value == 0)) {
+        return None;
     }
-    context.problems.clean_since(start)?;
+    let [probe_count, idle, interval] = values.map(|value| value.map(|value| value.value));
     let seconds = |value: u32| Duration::from_secs(value.into());
-    Ok(TcpKeepalive {
-        probe_count: config.keepalive_probes.map(|value| value.value),
-        idle: config.keepalive_time.map(|value| seconds(value.value)),
-        interval: config.keepalive_interval.map(|value| seconds(value.value)),
-    })
+    Some(TcpKeepalive { probe_count, idle: idle.map(seconds), interval: interval.map(seconds) })
 }

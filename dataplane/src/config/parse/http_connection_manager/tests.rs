@@ -94,9 +94,9 @@ fn what_is_wrong_is_named() {
         &["strip_any_host_port: only one of `strip_matching_host_port` and `strip_any_host_port` can be set"],
     );
     check(
-        "internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, prefix_len: 33}, {address_prefix: x}]}",
+        "internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, prefix_len: 129}, {address_prefix: x}]}",
         &[
-            "internal_address_config.cidr_ranges[0].prefix_len: 33 is more than an address of 10.0.0.0 has",
+            "internal_address_config.cidr_ranges[0].prefix_len: must be at most 128, is 129",
             "internal_address_config.cidr_ranges[1].address_prefix: malformed IP address `x`",
         ],
     );

@@ -131,13 +131,17 @@ fn what_is_wrong_is_named() {
         &["max_connections_to_accept_per_socket_event: must be at least 1"],
     );
     check(
-        &with(&format!("tcp_keepalive: {{keepalive_time: 0}}, {rest}")),
-        &["tcp_keepalive.keepalive_time: must be at least 1"],
-    );
-    check(
         &with(&format!("socket_options: [{{level: 1, name: 2}}], {rest}")),
         &["socket_options[0].int_value: one of `int_value` and `buf_value` is required"],
     );
+}
+
+#[test]
+fn a_zero_turns_keepalive_off() {
+    let listener = accepted(&format!(
+        "{{{ADDRESS}, tcp_keepalive: {{keepalive_probes: 9, keepalive_time: 0}}, filter_chains: [{{{CHAIN}}}]}}"
+    ));
+    assert_eq!(listener.socket.keepalive, None);
 }
 
 #[test]
