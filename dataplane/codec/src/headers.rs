@@ -3,7 +3,7 @@
 //! Pseudo-headers (`:method`, `:scheme`, `:authority`, `:path`, `:status`) are ordinary entries, as Envoy and HTTP/2 treat them;
 //! the HTTP/1.1 encoder writes them as the start line and `host`. Names are stored in lower case.
 
-use crate::bytes;
+use crate::{KnownSet, bytes};
 use std::ops::Range;
 
 /// The fields of one message. After warm-up neither reading nor changing it allocates.
@@ -13,6 +13,8 @@ pub struct HeaderMap {
     entries: Vec<Entry>,
     /// One bit for each [`Known`] that was ever added since [`clear`](Self::clear): an absent name costs one test.
     seen: u128,
+    /// One bit for each [`Known`] that was added again while `seen` had it: what is absent here occurs once at most.
+    repeated: u128,
 }
 
 #[derive(Clone, Copy)]
@@ -195,6 +197,7 @@ impl HeaderMap {
         self.arena.clear();
         self.entries.clear();
         self.seen = 0;
+        self.repeated = 0;
     }
 
     /// How many fields there are, pseudo-headers included.
@@ -310,9 +313,13 @@ impl HeaderMap {
         self.entries.len() != before
     }
 
-    /// Removes every field with a known name for which `goes` holds.
-    pub fn remove_all_known(&mut self, goes: impl Fn(Known) -> bool) {
-        self.entries.retain(|entry| !entry.known.is_some_and(&goes));
+    /// Removes every field whose name is in `names`.
+    pub fn remove_all(&mut self, names: KnownSet) {
+        if self.seen & names.bits() == 0 {
+            return;
+        }
+        self.entries.retain(|entry| !entry.known.is_some_and(|known| names.has(known)));
+        self.seen &= !names.bits();
     }
 
     /// Keeps the fields for which `keep(name, value)` holds.
@@ -321,43 +328,38 @@ impl HeaderMap {
         self.entries.retain(|entry| keep(entry.name_in(arena), slice(arena, entry.value)));
     }
 
-    /// Joins the values of fields that come more than once and for which `joins` holds, with `,` and in order, at the place
-    /// of the first (RFC 9110 §5.3). Envoy does so to every field that it keeps by name.
-    pub fn join_repeated(&mut self, joins: impl Fn(Known) -> bool) {
-        let (mut seen, mut repeated) = (0u128, 0u128);
-        for known in self.entries.iter().filter_map(|entry| entry.known) {
-            let bit = 1u128 << known as u8;
-            repeated |= seen & bit;
-            seen |= bit;
-        }
+    /// Joins the values of fields that come more than once and whose name is in `names`, with `,` and in order, at the place of
+    /// the first (RFC 9110 §5.3). Envoy does so to every field that it keeps by name.
+    pub fn join_repeated(&mut self, names: KnownSet) {
+        let mut repeated = self.repeated & names.bits();
+        self.repeated &= !names.bits();
         while repeated != 0 {
-            let index = repeated.trailing_zeros() as u8;
-            repeated &= repeated - 1;
-            let is_it = |entry: &Entry| entry.known.is_some_and(|known| known as u8 == index);
-            let Some(known) = self.entries.iter().find(|entry| is_it(entry)).and_then(|entry| entry.known) else {
-                continue;
-            };
-            if !joins(known) {
-                continue;
-            }
-            let start = self.arena.len();
-            for entry in self.entries.iter().filter(|entry| is_it(entry)) {
-                if self.arena.len() != start {
-                    self.arena.push(b',');
-                }
-                let value = entry.value.start as usize..(entry.value.start + entry.value.len) as usize;
-                self.arena.extend_from_within(value);
-            }
-            let joined = Span { start: start as u32, len: (self.arena.len() - start) as u32 };
-            let mut first = true;
-            self.entries.retain_mut(|entry| {
-                if !is_it(entry) {
-                    return true;
-                }
-                entry.value = joined;
-                std::mem::take(&mut first)
-            });
+            let only = KnownSet::from_bits(1 << repeated.trailing_zeros());
+            repeated &= !only.bits();
+            self.join(only);
         }
+    }
+
+    fn join(&mut self, name: KnownSet) {
+        let is_named = |entry: &Entry| entry.known.is_some_and(|known| name.has(known));
+        let start = self.arena.len();
+        for entry in self.entries.iter().filter(|entry| is_named(entry)) {
+            if self.arena.len() != start {
+                self.arena.push(b',');
+            }
+            let value = entry.value.start as usize..(entry.value.start + entry.value.len) as usize;
+            self.arena.extend_from_within(value);
+        }
+        let joined = Span { start: start as u32, len: (self.arena.len() - start) as u32 };
+        let mut first = true;
+        self.entries.retain_mut(|entry| {
+            if !is_named(entry) {
+                return true;
+            }
+            entry.value = joined;
+            entry.checked = false;
+            std::mem::take(&mut first)
+        });
     }
 
     /// Bytes of all names and values, without separators.
@@ -453,6 +455,7 @@ impl HeaderMap {
 
     fn push_entry(&mut self, entry: Entry) {
         if let Some(known) = entry.known {
+            self.repeated |= self.seen & known.bit();
             self.seen |= known.bit();
         }
         self.entries.push(entry);

@@ -12,6 +12,7 @@ pub mod encode;
 mod fields;
 pub mod headers;
 pub mod hop_by_hop;
+mod known_set;
 pub mod malformed;
 pub mod message;
 pub mod path;
@@ -26,6 +27,7 @@ pub use encode::{
 };
 pub use headers::{HeaderMap, HeaderName, Known};
 pub use hop_by_hop::remove_hop_by_hop;
+pub use known_set::KnownSet;
 pub use malformed::Malformed;
 pub use message::{BodyLength, Limits, RequestHead, RequestMethod, ResponseHead, Version};
 pub use request::{RequestOptions, Underscores, parse_request, parse_request_from};

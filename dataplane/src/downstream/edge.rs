@@ -122,7 +122,7 @@ fn apply_request_rules(
     scratch: &mut Scratch,
     random: &mut Random,
 ) -> Result<Prepared, EdgeRefusal> {
-    headers.join_repeated(sanitize::joins_on_request);
+    headers.join_repeated(sanitize::JOINED_ON_REQUEST);
     let distrusted = options.use_remote_address && options.trusted_hop_count == 0;
     if distrusted && !connection.secure && headers.get_known(Known::Scheme).is_some_and(|scheme| scheme == b"https") {
         return Err(EdgeRefusal::HttpsOnPlaintext);
@@ -180,7 +180,7 @@ fn apply_response_rules(
     headers: &mut HeaderMap,
     scratch: &mut Scratch,
 ) {
-    headers.join_repeated(sanitize::joins_on_response);
+    headers.join_repeated(sanitize::JOINED_ON_RESPONSE);
     if headers.get_known(Known::Date).is_none() {
         headers.append_known(Known::Date, date);
     }
