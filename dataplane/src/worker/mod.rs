@@ -8,6 +8,7 @@ pub mod connection_limit;
 mod connections;
 pub mod random;
 mod runner;
+pub mod thread;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
