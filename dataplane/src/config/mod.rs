@@ -5,6 +5,7 @@ pub mod bootstrap;
 pub mod cidr;
 pub mod diagnostic;
 pub mod flags;
+pub mod ledger;
 pub mod lifecycle;
 pub mod parse;
 pub mod publish;
