@@ -14,7 +14,6 @@ use prost::Message;
 use thiserror::Error;
 use torus_xds::{Diagnostic, Encoded, MessageType, Source, UnknownFields, wire};
 
-use super::diagnostic::place;
 use super::flags::Options;
 use super::parse::admin::{self, AdminConfig};
 use super::parse::context::Node;
@@ -22,6 +21,7 @@ use super::parse::runtime::Runtime;
 use super::parse::{ParseContext, listener, node, overload, runtime};
 use super::reject::Refused;
 use super::snapshot::Snapshot;
+use super::{diagnostic, ledger};
 use crate::cluster::{Cluster, ClusterIndex};
 use crate::telemetry::access_log::sink::{FlushOptions, LogSinks};
 use crate::telemetry::registry::Registry;
@@ -99,13 +99,12 @@ pub fn load(options: &Options, worker_count: usize) -> Result<Loaded, LoadError>
     context.registry = registry;
     context.local_ip = Some(node::local_ip(options.local_address_ip_version));
     let parsed = parse(&encoded, options, &mut context);
-    let findings = context.problems.take();
-    let mut findings: Vec<Diagnostic> = findings.iter().map(|rejected| place(rejected, &encoded)).collect();
+    let refusals = ledger::refusals(encoded.message, &encoded.bytes);
+    let nothing_is_missing = refusals.is_empty();
+    let mut findings = diagnostic::findings(refusals, &context.problems.take(), &encoded);
     findings.extend(encoded.warnings);
-    // A user reads a file from top to bottom.
-    findings.sort_by_key(|finding| finding.place.as_ref().map_or((0, 0), |place| (place.line, place.column)));
     match parsed {
-        Ok(parsed) => Ok(Loaded {
+        Ok(parsed) if nothing_is_missing => Ok(Loaded {
             snapshot: parsed.snapshot,
             admin: parsed.admin,
             node: context.node,
@@ -117,7 +116,7 @@ pub fn load(options: &Options, worker_count: usize) -> Result<Loaded, LoadError>
             raw: RawBootstrap { bytes: encoded.bytes },
             warnings: findings,
         }),
-        Err(Refused { .. }) => Err(LoadError::Refused(findings)),
+        _ => Err(LoadError::Refused(findings)),
     }
 }
 

@@ -9,7 +9,6 @@ use std::sync::LazyLock;
 use torus_xds::path::Path;
 use torus_xds::schema::{EnumType, Field, Kind, MessageType};
 use torus_xds::wire::{self, Value};
-use torus_xds::{Diagnostic, Encoded};
 
 mod entries;
 mod page;
@@ -35,12 +34,6 @@ pub fn refusals(message: MessageType, bytes: &[u8]) -> Vec<Refusal> {
     let mut walker = Walker { entries: &ENTRIES, path: Path::default(), found: Vec::new(), depth: 0 };
     walker.message(message, bytes, false);
     walker.found
-}
-
-/// [`refusals`] of a whole configuration as findings with file, line and column.
-pub fn check(encoded: &Encoded) -> Vec<Diagnostic> {
-    let refusals = refusals(encoded.message, &encoded.bytes);
-    refusals.into_iter().map(|refusal| encoded.diagnose(&refusal.path, refusal.reason, None)).collect()
 }
 
 static ENTRIES: LazyLock<Entries> = LazyLock::new(|| Entries::parse(include_str!("ledger/fields.txt")));

@@ -5,6 +5,7 @@ use std::path::Path;
 use torus_xds::{Document, Format, Source, UnknownFields, encode};
 
 use super::*;
+use crate::config::diagnostic;
 
 #[test]
 fn every_line_is_understood() {
@@ -65,7 +66,8 @@ fn check(message: &str, yaml: &str, expected: &[&str]) {
     let document = Document::parse("x", yaml.into(), Format::Yaml).expect(yaml);
     let encoded = encode(vec![Source::Text(document)], message, UnknownFields::Refuse)
         .unwrap_or_else(|errors| panic!("{yaml}: {}", errors[0]));
-    let found: Vec<String> = super::check(&encoded).iter().map(|finding| finding.line().to_string()).collect();
+    let found = diagnostic::findings(refusals(encoded.message, &encoded.bytes), &[], &encoded);
+    let found: Vec<String> = found.iter().map(|finding| finding.line().to_string()).collect();
     assert_eq!(found, expected, "{yaml}");
 }
 
@@ -92,7 +94,7 @@ fn what_is_missing_is_named() {
     check(
         options,
         "explicit_http_config: {http2_protocol_options: {}}",
-        &["x:1:47: explicit_http_config.http2_protocol_options: HTTP/2: not there yet in this version"],
+        &["x:1:24: explicit_http_config.http2_protocol_options: HTTP/2: not there yet in this version"],
     );
 }
 
