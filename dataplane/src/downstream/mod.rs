@@ -97,6 +97,9 @@ pub struct HttpTimeouts {
     pub idle: Option<Duration>,
     /// Age of a connection.
     pub connection_duration_max: Option<Duration>,
+    /// A connection that is too old is asked to close with its next reply and not cut off after the drain time
+    /// (`http1_safe_max_connection_duration`).
+    pub connection_duration_waits: bool,
     /// Age of a request.
     pub stream_duration_max: Option<Duration>,
     /// Time between announcing the end of a connection and closing it.
@@ -156,6 +159,8 @@ pub enum ServerHeader {
 pub struct RouterOptions {
     /// Keep `x-envoy-*` fields out of requests and replies.
     pub suppress_envoy_headers: bool,
+    /// Count every status code in a stat of its own. On by default.
+    pub dynamic_stats: bool,
     /// Trust `x-envoy-expected-rq-timeout-ms` from the downstream.
     pub respect_expected_timeout: bool,
     /// Names of `x-envoy-*` request fields whose bad values answer 400.

@@ -155,6 +155,7 @@ fn timeouts(
         stream_idle: stream_idle?,
         idle: idle?,
         connection_duration_max: connection_duration_max?,
+        connection_duration_waits: config.http1_safe_max_connection_duration,
         stream_duration_max: stream_duration_max?,
         drain: drain?.unwrap_or(DRAIN_TIMEOUT),
         delayed_close: delayed_close?.unwrap_or(DELAYED_CLOSE_TIMEOUT),

@@ -36,6 +36,7 @@ pub fn parse(field: &str, filters: &[proto::HttpFilter], context: &mut ParseCont
     context.problems.clean_since(checkpoint)?;
     let router = router.ok_or_else(|| context.reject(field, format!("must end with `{ROUTER_NAME}`")))?;
     Ok(RouterOptions {
+        dynamic_stats: router.dynamic_stats.is_none_or(|on| on.value),
         suppress_envoy_headers: router.suppress_envoy_headers,
         respect_expected_timeout: router.respect_expected_rq_timeout,
         strict_check_headers: router.strict_check_headers.iter().filter_map(|name| HeaderName::new(name)).collect(),

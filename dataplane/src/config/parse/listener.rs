@@ -56,7 +56,8 @@ pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Lis
         additional_sockets,
         default_chain: chain?,
         stats: context.registry.group(&stat_prefix),
-        ignore_global_connection_limit: config.ignore_global_conn_limit,
+        // The overload manager keeps the limit, so who bypasses the one ignores the other.
+        ignore_global_connection_limit: config.ignore_global_conn_limit || config.bypass_overload_manager,
         direction: match config.traffic_direction() {
             core::TrafficDirection::Unspecified => TrafficDirection::Unspecified,
             core::TrafficDirection::Inbound => TrafficDirection::Inbound,

@@ -41,6 +41,7 @@ fn defaults_are_envoys_and_ours_where_envoy_is_open() {
         stream_idle: Some(seconds(300)),
         idle: Some(seconds(3600)),
         connection_duration_max: None,
+        connection_duration_waits: false,
         stream_duration_max: None,
         drain: seconds(5),
         delayed_close: seconds(1),
@@ -50,6 +51,7 @@ fn defaults_are_envoys_and_ours_where_envoy_is_open() {
     assert_eq!((&*manager.server_name, manager.server_header), ("envoy", ServerHeader::Overwrite));
     assert!(manager.edge.generate_request_id && manager.edge.reset_trace_reason && !manager.edge.use_remote_address);
     assert!(manager.upgrades.is_empty() && manager.router.respect_expected_timeout);
+    assert!(manager.router.dynamic_stats);
     assert_eq!(manager.requests_per_connection_max, None);
 }
 
