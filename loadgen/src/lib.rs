@@ -1,1 +1,3 @@
 //! Load generator and test server.
+
+pub mod serve;
