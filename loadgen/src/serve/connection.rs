@@ -27,6 +27,7 @@ pub(super) async fn serve(
         stream,
         id,
         reset,
+        abrupt: false,
         shared,
         request_count: 0,
         pending: Vec::new(),
@@ -37,7 +38,9 @@ pub(super) async fn serve(
     };
     while connection.request().await.is_ok() {}
     let _ = connection.flush().await;
-    let _ = connection.stream.shutdown().await;
+    if !connection.abrupt {
+        let _ = connection.stream.shutdown().await;
+    }
 }
 
 /// The connection is over.
@@ -47,6 +50,8 @@ struct Connection<S> {
     stream: S,
     id: u64,
     reset: Rc<dyn Fn()>,
+    /// Closed by a reset, without saying so first.
+    abrupt: bool,
     shared: Arc<Shared>,
     request_count: u64,
     /// Received; what lies before `start` is used up.
@@ -151,8 +156,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         }
         if plan.reset == Some(ResetAt::Head) {
             self.flush().await?;
-            (self.reset)();
-            return Err(Ended);
+            return self.reset();
         }
         if let Some(status) = plan.informational {
             self.out
@@ -171,8 +175,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
                 self.flush().await?;
                 // What was sent must have been read, or the reset would overtake it.
                 monoio::time::sleep(Duration::from_millis(20)).await;
-                (self.reset)();
-                return Err(Ended);
+                return self.reset();
             }
             plan.write_body(&mut self.out, content.as_bytes());
         }
@@ -235,6 +238,12 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
                 Err(Malformed) => return self.refuse(400).await,
             }
         }
+    }
+
+    fn reset<T>(&mut self) -> Result<T, Ended> {
+        (self.reset)();
+        self.abrupt = true;
+        Err(Ended)
     }
 
     async fn refuse<T>(&mut self, status: u16) -> Result<T, Ended> {

@@ -160,7 +160,9 @@ fn serve_unix(path: PathBuf, shared: &Arc<Shared>) -> Result<(), ServeError> {
     }
     let mut runtime = RuntimeBuilder::<FusionDriver>::new().enable_timer().build().map_err(ServeError::Worker)?;
     runtime.block_on(async {
-        let listener = monoio::net::UnixListener::bind(&path).map_err(fail)?;
+        // Unix sockets refuse SO_REUSEPORT, which monoio sets by default.
+        let options = monoio::net::ListenerOpts::new().reuse_port(false).reuse_addr(false);
+        let listener = monoio::net::UnixListener::bind_with_config(&path, &options).map_err(fail)?;
         println!("listening on {}", path.display());
         loop {
             let Ok((stream, _)) = listener.accept().await else { continue };
