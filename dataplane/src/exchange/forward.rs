@@ -14,6 +14,7 @@ use super::local_reply::{Decimal, Refusal};
 use super::retry::{AttemptFailure, Verdict};
 use super::{After, Exchange, Scope};
 use crate::cluster::{Cluster, ClusterIndex, Resource};
+use crate::route::hash::HashedConnection;
 use crate::route::timeout::{EffectiveTimeouts, TimeoutOptions, failed_strict_check};
 use crate::route::{ClusterTarget, Forward, Match, Weighted};
 use crate::telemetry::names::{ClusterStat, HttpStat};
@@ -43,7 +44,10 @@ impl Exchange {
         let core = scope.core;
         let router = &scope.manager.router;
         let random = core.random.borrow_mut().next_u64();
-        let choice = matched.choose_cluster(&self.request.headers, random);
+        // Cookies that the hash policy makes wait here for the reply.
+        self.text.clear();
+        let weight_hash = if forward.weighs_by_hash() { self.request_hash(scope, matched) } else { None };
+        let choice = matched.choose_cluster(&self.request.headers, random, weight_hash);
         let weighted = choice.weighted;
         let found = match choice.target {
             ClusterTarget::Index(index) => scope.snapshot.cluster(index).map(|cluster| (index, cluster)),
@@ -77,7 +81,7 @@ impl Exchange {
             respect_expected_timeout: router.respect_expected_timeout,
         };
         let timeouts = EffectiveTimeouts::take(forward, options, &mut self.request.headers, &mut self.route_scratch);
-        self.retry.start(&forward.retry, &mut self.request.headers);
+        self.retry.start(&forward.retry, &mut self.request.headers, &mut self.route_scratch);
         let hash = cluster.policy.hashing().and_then(|_| self.request_hash(scope, matched));
         let keep_original = !router.suppress_envoy_headers;
         let (request, scratch) = (&mut self.request.headers, &mut self.route_scratch);
@@ -120,11 +124,12 @@ impl Exchange {
             let verdict = match &outcome {
                 Outcome::Head(_) => {
                     let (status, headers) = (self.response.status, &self.response.headers);
-                    self.retry.on_response(&forward.retry, status, headers, &self.request.headers)
+                    let scratch = &mut self.route_scratch;
+                    self.retry.on_response(&forward.retry, status, headers, core.wall(), scratch)
                 }
-                Outcome::Failed(failure) => self.retry.on_failure(&forward.retry, failure.kind, &self.request.headers),
+                Outcome::Failed(failure) => self.retry.on_failure(failure.kind),
                 Outcome::Deadline(Deadline::PerTry | Deadline::PerTryIdle) => {
-                    self.retry.on_failure(&forward.retry, AttemptFailure::PerTryTimeout, &self.request.headers)
+                    self.retry.on_failure(AttemptFailure::PerTryTimeout)
                 }
                 Outcome::ClientGone | Outcome::ClientFailed(_) | Outcome::Deadline(_) => Verdict::No,
             };
@@ -265,14 +270,12 @@ impl Exchange {
     fn request_hash(&mut self, scope: &Scope<'_>, matched: &Match<'_>) -> Option<u64> {
         self.text.clear();
         let connection = scope.connection;
-        matched.hash(
-            &self.request.headers,
-            self.info.downstream_remote.as_ref(),
-            Some(&connection.local),
-            Some(&connection.direct_remote),
-            &mut self.text,
-            &mut self.route_scratch,
-        )
+        let hashed = HashedConnection {
+            remote: self.info.downstream_remote.as_ref(),
+            direct_remote: Some(&connection.direct_remote),
+            local: Some(&connection.local),
+        };
+        matched.hash(&self.request.headers, hashed, &mut self.text, &mut self.route_scratch)
     }
 
     fn apply_route_deadlines(
@@ -316,7 +319,7 @@ impl Exchange {
     ) -> Result<(), Outcome> {
         let core = scope.core;
         let random = core.random.borrow_mut().next_u64();
-        let wait = self.retry.backoff(&forwarding.forward.retry, random, core.wall());
+        let wait = self.retry.backoff(&forwarding.forward.retry, random);
         self.deadlines.set(Deadline::BackOff, core.ring.now(), Some(wait));
         let deadlines = &mut self.deadlines;
         poll_fn(|cx| {

@@ -5,20 +5,23 @@
 //! [`Scratch`], of which each worker has one.
 
 pub mod action;
+mod domain;
 pub mod hash;
 pub mod header_match;
 pub mod local_reply;
 pub mod mutation;
 pub mod parameters;
+mod path_match;
 pub mod pattern;
 pub mod rewrite;
 pub mod scratch;
 pub mod string_match;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod timeout;
+mod uri_template;
 
-pub use action::{Action, DirectResponse, Forward, Redirect, Route};
+pub use action::{Action, DirectResponse, Forward, Priority, Redirect};
 pub use scratch::Scratch;
-pub use table::{ClusterChoice, ClusterTarget, Found, Match, RouteTable, VirtualHost, Weighted};
-
-pub use crate::cluster::Priority;
+pub use table::{ClusterChoice, ClusterTarget, Found, Match, Route, RouteTable, VirtualHost, Weighted};

@@ -47,9 +47,12 @@ pub struct Substitution {
     group_max: usize,
 }
 
+/// A stretch of a replacement.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
+    /// As it stands.
     Text(Box<[u8]>),
+    /// What a group matched.
     Group(usize),
 }
 
@@ -97,6 +100,11 @@ impl Substitution {
         let parts = replacement_parts(replacement)?;
         let group_max = parts.iter().map(|part| if let Part::Group(group) = part { *group } else { 0 }).max();
         Ok(Self { pattern, parts: parts.into(), group_max: group_max.unwrap_or(0) })
+    }
+
+    /// A pattern that must match the whole text, and what the text becomes.
+    pub(super) fn whole(pattern: &str, parts: Vec<Part>) -> Result<Self, PatternError> {
+        Ok(Self { pattern: Pattern::full(pattern)?, parts: parts.into(), group_max: 0 })
     }
 
     /// How many groups the pattern has.
