@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -171,11 +171,6 @@ impl TryFrom<&PeerAddr> for RawAddr {
             }
         }
     }
-}
-
-/// The wildcard address of a family, port 0: for sockets that are bound to nothing in particular.
-pub(crate) fn unspecified() -> PeerAddr {
-    PeerAddr::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
 }
 
 #[cfg(test)]

@@ -176,6 +176,16 @@ impl Pool {
         self.free.borrow_mut().pop()
     }
 
+    /// Fills a buffer that was taken, from its start.
+    pub(crate) fn fill(&self, buffer: u16, bytes: &[u8]) {
+        assert!(bytes.len() <= self.buffer_bytes as usize, "the bytes fit the buffer");
+        assert_eq!(self.references[usize::from(buffer)].get(), 0, "nobody refers to the buffer");
+        let start = self.pointer(buffer);
+        // SAFETY: the buffer is as long as asserted, and no chunk refers to it, so nobody reads it; a mapping of our own
+        // does not overlap the caller's slice, which cannot borrow from a buffer that no chunk refers to.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
+    }
+
     /// Returns a buffer that no chunk refers to.
     pub(crate) fn give_back(&self, buffer: u16) {
         debug_assert_eq!(self.references[usize::from(buffer)].get(), 0, "a buffer returns once nobody refers to it");
@@ -254,8 +264,7 @@ mod tests {
 
     fn filled(pool: &Rc<Pool>, bytes: &[u8]) -> Chunk {
         let buffer = pool.take().unwrap();
-        // SAFETY: the buffer was just taken: nobody else refers to it, and the tests' bytes are shorter than it.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), pool.pointer(buffer), bytes.len()) };
+        pool.fill(buffer, bytes);
         Chunk::lease(pool, buffer, bytes.len())
     }
 

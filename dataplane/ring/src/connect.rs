@@ -85,8 +85,8 @@ impl Default for ConnectOptions {
 /// Starts a connect.
 pub(crate) fn connect(ring: &Rc<Inner>, peer: &PeerAddr, options: &ConnectOptions) -> io::Result<Connect> {
     let index = ring.with(|core, driver| -> io::Result<u32> {
-        if let Some(started) = driver.connect_simulated(core, peer) {
-            return started;
+        if let Some(sim) = driver.simulated() {
+            return Ok(sim.connect_simulated(core, peer));
         }
         let address = RawAddr::try_from(peer)?;
         let fd = sys::socket(address.family(), driver.nonblocking())?;

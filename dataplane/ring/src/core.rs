@@ -153,10 +153,6 @@ impl SocketSlot {
         }
     }
 
-    pub(crate) fn lanes(&self) -> Option<&Lanes> {
-        self.lanes.as_deref()
-    }
-
     pub(crate) fn queued_bytes(&self) -> usize {
         self.output_bytes as usize
     }
@@ -236,6 +232,8 @@ pub(crate) struct Core {
     pub(crate) finished: Vec<u32>,
     /// Sockets whose graceful close has come to its next step.
     pub(crate) lingering: Vec<u32>,
+    /// Simulated sockets whose side was shut: the driver tells the peer.
+    pub(crate) shut_without_descriptor: Vec<u32>,
     /// Listeners that paused after an error: the ring sets the timer that ends the pause.
     pub(crate) accept_paused: Vec<u32>,
     pub(crate) woken_parked: VecDeque<u64>,
@@ -266,6 +264,7 @@ impl Core {
             starved: Vec::new(),
             finished: Vec::new(),
             lingering: Vec::new(),
+            shut_without_descriptor: Vec::new(),
             accept_paused: Vec::new(),
             woken_parked: VecDeque::new(),
             parked_waker: None,
@@ -340,7 +339,7 @@ impl Core {
     // What drivers report.
 
     /// Takes in received bytes.
-    pub(crate) fn on_received(&mut self, index: u32, chunk: Chunk) -> AfterReceive {
+    pub(crate) fn on_received(&mut self, index: u32, mut chunk: Chunk) -> AfterReceive {
         let Some(slot) = self.sockets.get_mut(index) else { return AfterReceive::GoOn };
         slot.bytes_received += chunk.len() as u64;
         self.stats.bytes_received += chunk.len() as u64;
@@ -349,6 +348,10 @@ impl Core {
             // Nobody reads any more; in the discarding phase the bytes are read only to be thrown away.
             Phase::Discarding | Phase::Closing => return AfterReceive::GoOn,
             Phase::Flushing => return AfterReceive::GoOn,
+        }
+        if self.pool.is_scarce() {
+            // Queues that nobody reads must not hold the buffers that everybody receives into.
+            chunk.compact();
         }
         slot.input_bytes += chunk.len() as u32;
         let full = slot.input_bytes as usize > self.receive_queue_bytes_max;
@@ -444,7 +447,7 @@ impl Core {
                 Self::mark_dirty(&mut self.dirty, slot, index);
             } else {
                 if slot.shut_when_sent {
-                    Self::shut(slot);
+                    Self::shut(&mut self.shut_without_descriptor, slot, index);
                 }
                 if slot.phase == Phase::Flushing {
                     self.lingering.push(index);
@@ -471,12 +474,14 @@ impl Core {
             && slot.lanes_to_send().is_some()
     }
 
-    fn shut(slot: &mut SocketSlot) {
+    fn shut(simulated: &mut Vec<u32>, slot: &mut SocketSlot, index: u32) {
         slot.shut_when_sent = false;
         if !slot.is_shut {
             slot.is_shut = true;
             if slot.fd >= 0 {
                 sys::shutdown_write(slot.fd);
+            } else {
+                simulated.push(index);
             }
         }
     }
@@ -550,7 +555,7 @@ impl Core {
         if chunk.is_empty() {
             return;
         }
-        if chunk.is_leased() && chunk.len() * 4 < self.pool.buffer_bytes() as usize && self.pool.is_scarce() {
+        if self.pool.is_scarce() {
             chunk.compact();
         }
         slot.input_bytes += chunk.len() as u32;
@@ -605,7 +610,7 @@ impl Core {
     pub(crate) fn shutdown_write(&mut self, index: u32) {
         let Some(slot) = self.sockets.get_mut(index) else { return };
         if slot.output_bytes == 0 {
-            Self::shut(slot);
+            Self::shut(&mut self.shut_without_descriptor, slot, index);
         } else {
             slot.shut_when_sent = true;
         }
@@ -670,7 +675,7 @@ impl Core {
         if slot.phase != Phase::Flushing {
             return false;
         }
-        Self::shut(slot);
+        Self::shut(&mut self.shut_without_descriptor, slot, index);
         slot.phase = Phase::Discarding;
         !(slot.eof || slot.receive_error != 0 || slot.linger.is_zero())
     }
@@ -711,25 +716,22 @@ impl Core {
         self.listeners.insert(slot).index
     }
 
-    /// Takes in an accepted socket or an error; the driver does what the answer says.
+    /// Takes in an accepted descriptor or an error.
     pub(crate) fn on_accepted(&mut self, index: u32, result: Result<OwnedFd, i32>) {
-        let Some(listener) = self.listeners.get(index) else { return };
-        if listener.orphaned {
-            // The connection raced with the cancel and nobody is left to serve it.
-            return;
+        // A connection that raced with the cancel of an orphaned listener is closed: nobody is left to serve it.
+        if self.listeners.get(index).is_some_and(|listener| !listener.orphaned) {
+            let entry = result.map(|fd| self.insert_socket(fd.into_raw_fd(), Phase::Open));
+            self.enqueue_accepted(index, entry);
         }
-        let entry = match result {
-            Ok(fd) => {
-                self.stats.accepted += 1;
-                Ok(self.insert_socket(fd.into_raw_fd(), Phase::Open))
-            }
-            Err(errno) => Err(errno),
-        };
-        if let Some(listener) = self.listeners.get_mut(index) {
-            listener.accepted.push_back(entry);
-            if let Some(waker) = listener.waker.take() {
-                waker.wake();
-            }
+    }
+
+    /// Queues an accepted socket or an error for whoever accepts.
+    pub(crate) fn enqueue_accepted(&mut self, index: u32, entry: Result<u32, i32>) {
+        let Some(listener) = self.listeners.get_mut(index) else { return };
+        self.stats.accepted += u64::from(entry.is_ok());
+        listener.accepted.push_back(entry);
+        if let Some(waker) = listener.waker.take() {
+            waker.wake();
         }
     }
 

@@ -157,10 +157,6 @@ impl Executor {
         !self.ready.borrow().is_empty()
     }
 
-    pub(crate) fn ready_count(&self) -> usize {
-        self.ready.borrow().len()
-    }
-
     pub(crate) fn task_count(&self) -> usize {
         self.live.get()
     }

@@ -121,11 +121,6 @@ impl Lanes {
         self.output.clear();
     }
 
-    /// Whether a running send refers to the lanes.
-    pub(crate) fn is_gathered(&self) -> bool {
-        self.gathered > 0
-    }
-
     /// The header of the running send.
     pub(crate) fn message(&self) -> *const libc::msghdr {
         &raw const self.message

@@ -6,7 +6,7 @@
 //! happened.
 //!
 //! Drivers stand behind the same calls: io_uring, epoll where io_uring is refused, and a simulated network with a
-//! virtual clock.
+//! virtual clock (see [`sim`]).
 //!
 //! What the kernel refers to (buffers, vectors, addresses, descriptors) belongs to the ring and never to a future: dropping
 //! a future or a handle cancels the operation, and its slot, buffer and descriptor are reused only after the last
@@ -26,6 +26,7 @@ mod part;
 mod placement;
 mod remote;
 mod ring;
+pub mod sim;
 mod slab;
 mod socket;
 mod stats;

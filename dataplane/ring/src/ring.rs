@@ -577,7 +577,7 @@ impl Inner {
     }
 
     fn deadlock(&self) -> Deadlock {
-        let seed = self.state.borrow().driver.seed();
+        let seed = self.state.borrow_mut().driver.simulated().map_or(0, |sim| sim.seed());
         Deadlock { seed, at: self.now.get(), tasks: self.executor.task_count() }
     }
 
@@ -612,9 +612,9 @@ impl Inner {
             .collect();
         left.into_iter().for_each(|socket| self.close_socket(core, driver, socket));
         // Handles that outlive the ring keep their slots; their operations are cancelled all the same.
-        driver.cancel_all(core);
+        driver.cancel_all();
         for _ in 0..SHUTDOWN_TURNS {
-            if !driver.is_busy(core) || driver.poll(core, &self.mailbox, Wait::AtMost(SHUTDOWN_WAIT)).is_err() {
+            if !driver.is_busy() || driver.poll(core, &self.mailbox, Wait::AtMost(SHUTDOWN_WAIT)).is_err() {
                 break;
             }
         }
@@ -622,7 +622,7 @@ impl Inner {
 
     fn is_busy(&self) -> bool {
         match self.state.try_borrow() {
-            Ok(state) => state.driver.is_busy(&state.core),
+            Ok(state) => state.driver.is_busy(),
             Err(_) => true,
         }
     }

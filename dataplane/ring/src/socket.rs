@@ -106,10 +106,7 @@ impl Socket {
 
     /// Ends our side once everything written has been sent; later writes are dropped.
     pub fn shutdown_write(&mut self) {
-        self.ring.with(|core, driver| {
-            core.shutdown_write(self.index);
-            driver.after_shutdown(core, self.index);
-        });
+        self.ring.with(|core, _| core.shutdown_write(self.index));
     }
 
     /// Sends what was written, ends our side, throws away what the peer still sends until it ends its side or `linger`
@@ -128,7 +125,11 @@ impl Socket {
         if fd >= 0 {
             sys::reset_on_close(fd);
         }
-        self.ring.with(|core, driver| driver.reset(core, self.index));
+        self.ring.with(|core, driver| {
+            if let Some(sim) = driver.simulated() {
+                sim.reset(core, self.index);
+            }
+        });
     }
 
     /// Leaves an idle connection to the ring: no task waits for it, and when bytes, the end or an error come, `token`
@@ -148,16 +149,18 @@ impl Socket {
 
     /// The peer's address.
     pub fn peer_addr(&self) -> io::Result<PeerAddr> {
-        if let Some(address) = self.ring.with(|_, driver| driver.peer_addr(self.index)) {
-            return Ok(address);
+        let simulated = self.ring.with(|_, driver| driver.simulated().map(|sim| sim.peer_addr(self.index)));
+        if let Some(address) = simulated {
+            return address.ok_or_else(|| io::ErrorKind::NotConnected.into());
         }
         sys::peer_address(self.as_raw_fd())?.to_peer()
     }
 
     /// Our address.
     pub fn local_addr(&self) -> io::Result<PeerAddr> {
-        if let Some(address) = self.ring.with(|_, driver| driver.local_addr(self.index)) {
-            return Ok(address);
+        let simulated = self.ring.with(|_, driver| driver.simulated().map(|sim| sim.local_addr(self.index)));
+        if let Some(address) = simulated {
+            return address.ok_or_else(|| io::ErrorKind::NotConnected.into());
         }
         sys::local_address(self.as_raw_fd())?.to_peer()
     }

@@ -238,10 +238,6 @@ impl Epoll {
         Ok(())
     }
 
-    pub(crate) fn is_busy(&self, _core: &Core) -> bool {
-        false
-    }
-
     /// Goes on for sockets that found no buffer, as far as buffers have come back.
     fn feed_starved(&mut self, core: &mut Core) {
         if core.starved.is_empty() {

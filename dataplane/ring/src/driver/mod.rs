@@ -4,15 +4,14 @@
 //! drivers mean the same by the same call, so nothing above this module knows which one runs.
 
 pub(crate) mod epoll;
+pub(crate) mod sim;
 pub(crate) mod uring;
 mod uring_setup;
 
-use std::io;
 use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::address::PeerAddr;
 use crate::buffer::Pool;
 use crate::config::{DriverChoice, DriverKind, DriverReport, Features, RingConfig, SetupError};
 use crate::core::Core;
@@ -61,6 +60,7 @@ pub(crate) struct Stalled;
 pub(crate) enum Driver {
     Epoll(epoll::Epoll),
     Uring(uring::Uring),
+    Sim(Box<sim::Sim>),
 }
 
 macro_rules! each {
@@ -68,6 +68,7 @@ macro_rules! each {
         match $driver {
             Driver::Epoll($inner) => $call,
             Driver::Uring($inner) => $call,
+            Driver::Sim($inner) => $call,
         }
     };
 }
@@ -109,73 +110,38 @@ impl Driver {
     }
 
     /// Whether the kernel still refers to memory of the ring.
-    pub(crate) fn is_busy(&self, core: &Core) -> bool {
-        each!(self, driver => driver.is_busy(core))
-    }
-
-    /// Whether descriptors must not block.
-    pub(crate) fn nonblocking(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         match self {
-            Driver::Epoll(_) => true,
-            // io_uring takes a non-blocking descriptor at its word and reports EAGAIN instead of waiting.
-            Driver::Uring(_) => false,
+            Driver::Uring(driver) => driver.is_busy(),
+            Driver::Epoll(_) | Driver::Sim(_) => false,
         }
     }
 
+    /// Whether descriptors must not block. io_uring takes a non-blocking descriptor at its word and reports EAGAIN instead
+    /// of waiting.
+    pub(crate) fn nonblocking(&self) -> bool {
+        !matches!(self, Driver::Uring(_))
+    }
+
     /// Cancels every operation that the kernel has, for the end of the ring.
-    pub(crate) fn cancel_all(&mut self, _core: &mut Core) {
-        match self {
-            Driver::Epoll(_) => {}
-            Driver::Uring(driver) => driver.cancel_all(),
+    pub(crate) fn cancel_all(&mut self) {
+        if let Driver::Uring(driver) = self {
+            driver.cancel_all();
         }
     }
 
     /// Operations that the kernel has and has not completed.
     pub(crate) fn operations_in_flight(&self) -> u64 {
         match self {
-            Driver::Epoll(_) => 0,
             Driver::Uring(driver) => driver.operations_in_flight(),
+            Driver::Epoll(_) | Driver::Sim(_) => 0,
         }
     }
 
-    /// The seed of a simulated world.
-    pub(crate) fn seed(&self) -> u64 {
+    /// The simulated network; `None` on the real one.
+    pub(crate) fn simulated(&mut self) -> Option<&mut sim::Sim> {
         match self {
-            Driver::Epoll(_) | Driver::Uring(_) => 0,
-        }
-    }
-
-    /// Tells a simulated peer that our side is shut; a real socket's shutdown has told it already.
-    pub(crate) fn after_shutdown(&mut self, _core: &mut Core, _socket: u32) {
-        match self {
-            Driver::Epoll(_) | Driver::Uring(_) => {}
-        }
-    }
-
-    /// Tells a simulated peer that the connection was reset; a real socket's close tells it.
-    pub(crate) fn reset(&mut self, _core: &mut Core, _socket: u32) {
-        match self {
-            Driver::Epoll(_) | Driver::Uring(_) => {}
-        }
-    }
-
-    /// The peer of a simulated socket; `None` on real ones.
-    pub(crate) fn peer_addr(&self, _socket: u32) -> Option<PeerAddr> {
-        match self {
-            Driver::Epoll(_) | Driver::Uring(_) => None,
-        }
-    }
-
-    /// The local address of a simulated socket; `None` on real ones.
-    pub(crate) fn local_addr(&self, _socket: u32) -> Option<PeerAddr> {
-        match self {
-            Driver::Epoll(_) | Driver::Uring(_) => None,
-        }
-    }
-
-    /// Starts a connect within the simulated network; `None` on real ones.
-    pub(crate) fn connect_simulated(&mut self, _core: &mut Core, _peer: &PeerAddr) -> Option<io::Result<u32>> {
-        match self {
+            Driver::Sim(driver) => Some(driver),
             Driver::Epoll(_) | Driver::Uring(_) => None,
         }
     }

@@ -327,7 +327,7 @@ impl Uring {
         core.starved.clear();
     }
 
-    pub(crate) fn is_busy(&self, _core: &Core) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.in_flight > 0 || !self.backlog.is_empty()
     }
 

@@ -40,11 +40,6 @@ impl Handle {
         &self.submitter
     }
 
-    pub(super) fn ring(&self) -> &IoUring {
-        // SAFETY: the ring lives until `Drop`; nothing makes a mutable reference to it.
-        unsafe { self.ring.as_ref() }
-    }
-
     pub(super) fn submission(&mut self) -> io_uring::SubmissionQueue<'_> {
         // SAFETY: the receiver is borrowed mutably for as long as the queue, so there is no other submission queue.
         unsafe { self.ring.as_ref().submission_shared() }
