@@ -57,6 +57,21 @@ fn the_example_gateway_loads() {
 }
 
 #[test]
+fn every_example_loads() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let loaded = load(&options(&["-c", path.to_str().unwrap()]), 1);
+            loaded.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            count += 1;
+        }
+    }
+    assert!(count >= 4);
+}
+
+#[test]
 fn file_and_flag_are_merged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.yaml");
