@@ -290,3 +290,76 @@ const FORBIDDEN_TRAILERS: &[&str] = &[
 pub(crate) fn may_be_trailer(name: &[u8]) -> bool {
     !name.starts_with(b":") && !FORBIDDEN_TRAILERS.iter().any(|forbidden| name == forbidden.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Body, trailers and unread rest of `input`, fed `step` bytes at a time.
+    fn decode(input: &[u8], step: usize, limits: &Limits) -> Result<(Vec<u8>, String, usize), Malformed> {
+        let mut decoder = ChunkedDecoder::new(limits);
+        let (mut body, mut trailers, mut at) = (Vec::new(), HeaderMap::default(), 0);
+        loop {
+            let part = &input[at..(at + step).min(input.len())];
+            let (used, event) = decoder.decode(part, &mut trailers)?;
+            at += used;
+            match event {
+                ChunkedEvent::Data(range) => body.extend_from_slice(&part[range]),
+                ChunkedEvent::End => return Ok((body, format!("{trailers:?}"), input.len() - at)),
+                ChunkedEvent::NeedMore => {
+                    assert!(at < input.len(), "{:?} ends early", input.escape_ascii().to_string())
+                }
+            }
+        }
+    }
+
+    fn check(input: &str, body: &str, trailers: &str, rest: usize) {
+        for step in 1..=input.len() {
+            let expected = (body.as_bytes().to_vec(), trailers.to_string(), rest);
+            assert_eq!(decode(input.as_bytes(), step, &Limits::default()), Ok(expected), "{input:?} by {step}");
+        }
+    }
+
+    fn check_fault(input: &str, fault: Malformed) {
+        let limits =
+            Limits { chunk_extension_bytes_max: 8, trailer_bytes_max: 32, trailer_count_max: 2, ..Limits::default() };
+        for step in 1..=input.len() {
+            assert_eq!(decode(input.as_bytes(), step, &limits), Err(fault), "{input:?} by {step}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_the_same_wherever_the_input_is_cut() {
+        check("0\r\n\r\n", "", "[]", 0);
+        check("5\r\nhello\r\n0\r\n\r\nGET", "hello", "[]", 3);
+        check("A\r\n0123456789\r\n1\r\nx\r\n000\r\n\r\n", "0123456789x", "[]", 0);
+        check("5;a;b=c ; d = \"e;\\\"\t\" ;f\r\nhello\r\n0;g\r\n\r\n", "hello", "[]", 0);
+        check("1\r\n\n\r\n0\r\nX-Sum: 1 \r\nY:\r\n\r\n", "\n", r#"[("x-sum", "1"), ("y", "")]"#, 0);
+        check("0\r\nContent-Length: 5\r\nhost: b\r\nGrpc-Status: 0\r\n\r\n", "", r#"[("grpc-status", "0")]"#, 0);
+    }
+
+    #[test]
+    fn limits_are_met_before_the_bytes_are_kept() {
+        check_fault("1;aaaa\r\nx\r\n1;bbbb\r\nx\r\n0\r\n\r\n", Malformed::ChunkExtensionsTooLong);
+        check_fault("0\r\nX: 6789012345678901234567890123456\r\n\r\n", Malformed::TrailersTooLarge);
+        check_fault("0\r\na:b\r\nc:d\r\ne:f\r\n\r\n", Malformed::TooManyTrailers);
+    }
+
+    #[test]
+    fn a_fault_stays() {
+        let mut decoder = ChunkedDecoder::new(&Limits::default());
+        let mut trailers = HeaderMap::default();
+        assert_eq!(decoder.decode(b"x", &mut trailers), Err(Malformed::ChunkSize));
+        assert_eq!(decoder.decode(b"0\r\n\r\n", &mut trailers), Err(Malformed::ChunkSize));
+        decoder.reset();
+        assert_eq!(decoder.decode(b"0\r\n\r\n", &mut trailers), Ok((5, ChunkedEvent::End)));
+        assert!(decoder.is_done());
+    }
+
+    #[test]
+    fn the_largest_size_is_no_overflow() {
+        let mut decoder = ChunkedDecoder::new(&Limits::default());
+        let decoded = decoder.decode(b"ffffffffffffffff\r\nab", &mut HeaderMap::default());
+        assert_eq!(decoded, Ok((20, ChunkedEvent::Data(18..20))));
+    }
+}

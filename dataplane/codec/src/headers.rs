@@ -513,3 +513,95 @@ fn is_named(arena: &[u8], entry: &Entry, known: Option<Known>, text: &str) -> bo
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::default();
+        for (name, value) in fields {
+            map.append_wire(name.as_bytes(), value.as_bytes());
+        }
+        map
+    }
+
+    fn check(map: &HeaderMap, expected: &[(&str, &str)]) {
+        let expected = expected.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect::<Vec<_>>();
+        assert_eq!(map.iter().collect::<Vec<_>>(), expected);
+        assert_eq!(map.len(), expected.len());
+        assert_eq!(map.is_empty(), expected.is_empty());
+        assert_eq!(map.byte_count(), expected.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>());
+    }
+
+    #[test]
+    fn every_known_name_is_found_and_no_other() {
+        for known in Known::ALL {
+            let text = known.as_str();
+            assert_eq!(Known::from_lower(text.as_bytes()), Some(*known));
+            assert_eq!(Known::from_lower(format!("{text}x").as_bytes()), None);
+            assert_eq!(
+                Known::from_lower(&text.as_bytes()[1..]),
+                Known::ALL.iter().copied().find(|k| k.as_str() == &text[1..])
+            );
+            assert_eq!(HeaderName::from(*known).as_str(), text);
+        }
+        assert_eq!(Known::from_lower(b""), None);
+    }
+
+    #[test]
+    fn names_are_tokens_in_lower_case() {
+        for (text, name) in
+            [("X-Y", Some("x-y")), (":Path", Some(":path")), ("Host", Some(":authority")), ("a_b!", Some("a_b!"))]
+        {
+            assert_eq!(HeaderName::new(text).as_ref().map(HeaderName::as_str), name, "{text}");
+        }
+        for text in ["", ":", "a b", "a:b", "a\r\n", "é", "a,b"] {
+            assert_eq!(HeaderName::new(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn fields_keep_their_order_and_repeat() {
+        let map = map(&[("Cookie", "a"), ("X-Own", "1"), ("cookie", "b"), ("X-OWN", "2")]);
+        check(&map, &[("cookie", "a"), ("x-own", "1"), ("cookie", "b"), ("x-own", "2")]);
+        let own = HeaderName::new("x-own").unwrap();
+        assert_eq!(map.get(&own), Some(b"1".as_slice()));
+        assert_eq!(map.get_all(&own).collect::<Vec<_>>(), [b"1", b"2"]);
+        assert_eq!(map.get_known(Known::Cookie), Some(b"a".as_slice()));
+        assert_eq!(map.get_all_known(Known::Cookie).collect::<Vec<_>>(), [b"a", b"b"]);
+        assert_eq!(map.get_known(Known::Host), None);
+        assert_eq!(map.get(&HeaderName::new("x-other").unwrap()), None);
+    }
+
+    #[test]
+    fn set_replaces_the_first_and_removes_the_others() {
+        let own = HeaderName::new("x-own").unwrap();
+        let mut map = map(&[("x-own", "1"), ("via", "a"), ("x-own", "2"), ("via", "b")]);
+        map.set(&own, b"3");
+        map.set_known(Known::Via, b"c");
+        check(&map, &[("x-own", "3"), ("via", "c")]);
+        map.set_known(Known::Date, b"now");
+        map.set(&HeaderName::new("x-new").unwrap(), b"");
+        check(&map, &[("x-own", "3"), ("via", "c"), ("date", "now"), ("x-new", "")]);
+    }
+
+    #[test]
+    fn removed_fields_can_come_again() {
+        let own = HeaderName::new("x-own").unwrap();
+        let mut map = map(&[("x-own", "1"), ("via", "a"), ("x-own", "2")]);
+        assert!(map.remove(&own));
+        assert!(!map.remove(&own));
+        assert!(map.remove_known(Known::Via));
+        assert!(!map.remove_known(Known::Via));
+        check(&map, &[]);
+        map.append_known(Known::Via, b"b");
+        map.append(&own, b"3");
+        check(&map, &[("via", "b"), ("x-own", "3")]);
+        map.retain(|name, _| name == b"via");
+        check(&map, &[("via", "b")]);
+        map.clear();
+        assert_eq!(map.get_known(Known::Via), None);
+        check(&map, &[]);
+    }
+}

@@ -47,3 +47,74 @@ fn is_protected(name: &[u8]) -> bool {
 /// Fields that no nomination removes, besides `x-forwarded-*` and `x-envoy-*`. `te` and `upgrade` have rules of their own.
 const PROTECTED: &[&str] =
     &["host", "content-length", "forwarded", "x-request-id", "x-client-trace-id", "traceparent", "te", "upgrade"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(fields: &[(&str, &str)], keep_upgrade: bool, expected: &[(&str, &str)]) {
+        let mut map = HeaderMap::default();
+        for (name, value) in fields {
+            map.append_wire(name.as_bytes(), value.as_bytes());
+        }
+        remove_hop_by_hop(&mut map, keep_upgrade);
+        let expected = expected.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect::<Vec<_>>();
+        assert_eq!(map.iter().collect::<Vec<_>>(), expected, "{fields:?}");
+    }
+
+    #[test]
+    fn nominated_fields_go() {
+        check(
+            &[("connection", "close, X-A ,,x-b"), ("X-A", "1"), ("x-b", "2"), ("x-a", "3"), ("x-c", "4")],
+            false,
+            &[("x-c", "4")],
+        );
+        check(&[("x-a", "1"), ("connection", "close"), ("connection", "x-a"), ("x-b", "2")], false, &[("x-b", "2")]);
+        check(&[("connection", "connection, x-a"), ("connection", "x-b"), ("x-a", "1"), ("x-b", "2")], false, &[]);
+        check(&[("connection", "authorization, cookie"), ("cookie", "a"), ("authorization", "b")], false, &[]);
+    }
+
+    #[test]
+    fn what_the_proxy_knows_stays() {
+        let kept = [
+            (":path", "/"),
+            ("content-length", "5"),
+            ("x-forwarded-for", "1"),
+            ("x-forwarded-client-cert", "2"),
+            ("x-request-id", "3"),
+            ("x-envoy-internal", "true"),
+            ("forwarded", "for=x"),
+        ];
+        let names = kept.map(|(name, _)| name).join(", ");
+        let mut fields = kept.to_vec();
+        fields.push(("connection", &names));
+        check(&fields, false, &kept);
+    }
+
+    #[test]
+    fn fields_of_the_connection_go() {
+        let fields = [
+            ("keep-alive", "5"),
+            ("proxy-connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("a", "b"),
+        ];
+        check(&fields, false, &[("a", "b")]);
+    }
+
+    #[test]
+    fn te_keeps_trailers_only() {
+        check(&[("te", "trailers")], false, &[("te", "trailers")]);
+        check(&[("te", "deflate;q=0.5, Trailers"), ("te", "gzip"), ("connection", "te")], false, &[("te", "trailers")]);
+        check(&[("te", "gzip")], false, &[]);
+    }
+
+    #[test]
+    fn upgrade_stays_where_it_is_wanted() {
+        let fields = [("connection", "Upgrade, x-a"), ("upgrade", "websocket"), ("x-a", "1")];
+        check(&fields, true, &[("upgrade", "websocket"), ("connection", "upgrade")]);
+        check(&fields, false, &[]);
+        check(&[("connection", "upgrade"), ("b", "c")], true, &[("b", "c")]);
+    }
+}

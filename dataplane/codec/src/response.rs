@@ -141,3 +141,6 @@ fn body_length(framing: &Framing, method: RequestMethod, head: &mut ResponseHead
 }
 
 const STATUS_START: usize = b"HTTP/1.1 ".len();
+
+#[cfg(test)]
+mod tests;
