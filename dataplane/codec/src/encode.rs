@@ -235,8 +235,11 @@ fn write_fields(
     out: &mut Vec<u8>,
 ) -> Result<(), Unencodable> {
     let mut length_written = false;
+    // Lines that stand in the arena as they are to be written are copied together.
+    let arena = headers.arena();
+    let mut run = 0..0;
     for field in headers.fields() {
-        match field.known {
+        let number = match field.known {
             Some(
                 Known::Method
                 | Known::Scheme
@@ -249,22 +252,34 @@ fn write_fields(
                 | Known::KeepAlive
                 | Known::ProxyConnection
                 | Known::TransferEncoding,
-            ) => {}
-            Some(Known::Upgrade) if connection != ConnectionToken::Upgrade => {}
-            Some(Known::ContentLength) => {
-                let number = match length {
-                    WrittenLength::Always(number) | WrittenLength::IfPresent(number) => Some(number),
-                    WrittenLength::Kept => Some(bytes::decimal(field.value).ok_or(Unencodable::FieldValue)?),
-                    WrittenLength::Chunked | WrittenLength::Never => None,
-                };
-                if let Some(number) = number.filter(|_| !length_written) {
-                    length_written = true;
-                    push_length(number, case, out);
-                }
+            ) => continue,
+            Some(Known::Upgrade) if connection != ConnectionToken::Upgrade => continue,
+            Some(Known::ContentLength) => match length {
+                WrittenLength::Chunked | WrittenLength::Never => continue,
+                _ if length_written => continue,
+                WrittenLength::Always(number) | WrittenLength::IfPresent(number) => Some(number),
+                WrittenLength::Kept => Some(bytes::decimal(field.value).ok_or(Unencodable::FieldValue)?),
+            },
+            _ => None,
+        };
+        if let (None, Some(line), NameCase::Lower) = (number, &field.line, case) {
+            if run.end != line.start {
+                out.extend_from_slice(arena.get(run).unwrap_or_default());
+                run = line.start..line.start;
             }
-            _ => push_checked(&field, case, out)?,
+            run.end = line.end;
+            continue;
+        }
+        out.extend_from_slice(arena.get(std::mem::take(&mut run)).unwrap_or_default());
+        match number {
+            Some(number) => {
+                length_written = true;
+                push_length(number, case, out);
+            }
+            None => push_checked(&field, case, out)?,
         }
     }
+    out.extend_from_slice(arena.get(run).unwrap_or_default());
     match connection {
         ConnectionToken::None => {}
         ConnectionToken::KeepAlive => push_field(b"connection", b"keep-alive", case, out),

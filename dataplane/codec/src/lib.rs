@@ -12,12 +12,14 @@ pub mod encode;
 mod fields;
 pub mod headers;
 pub mod hop_by_hop;
+mod known;
 mod known_set;
 pub mod malformed;
 pub mod message;
 pub mod path;
 pub mod request;
 pub mod response;
+mod scan;
 mod target;
 
 pub use chunked::{ChunkedDecoder, ChunkedEvent};

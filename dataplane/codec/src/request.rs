@@ -1,8 +1,10 @@
 //! Request heads.
 
-use std::mem::MaybeUninit;
+use std::ops::Range;
 
-use crate::fields::{self, FIELD_SLOTS, FIELD_SLOTS_MAX, Framing, Scan, TransferEncoding};
+use crate::fields::{Framing, TransferEncoding};
+use crate::headers::Verdict;
+use crate::scan::{self, Stop};
 use crate::target::{self, Target};
 use crate::{BodyLength, Known, Limits, Malformed, RequestHead, Version, bytes};
 
@@ -72,181 +74,193 @@ pub fn parse_request_from(
     options: &RequestOptions,
     head: &mut RequestHead,
 ) -> Result<Option<usize>, Malformed> {
-    let limits = &options.limits;
-    if scan_from > 0 && fields::scan(input, scan_from, limits.header_bytes_max)? == Scan::Partial {
+    let bytes_max = options.limits.header_bytes_max;
+    if scan_from > 0 && !scan::is_whole(input, scan_from, bytes_max)? {
         return Ok(None);
     }
-    if limits.header_count_max <= FIELD_SLOTS {
-        parse_with::<FIELD_SLOTS>(input, options, head)
-    } else {
-        parse_with::<FIELD_SLOTS_MAX>(input, options, head)
+    match scan_and_judge(input, options, head) {
+        Ok(length) => Ok(Some(length)),
+        Err(Stop::Partial) if input.len() > bytes_max => Err(Malformed::HeadTooLarge),
+        Err(Stop::Partial) => Ok(None),
+        Err(Stop::Malformed(fault)) => Err(fault),
     }
 }
 
-fn parse_with<const SLOTS: usize>(
-    input: &[u8],
+fn scan_and_judge(input: &[u8], options: &RequestOptions, head: &mut RequestHead) -> Result<usize, Stop> {
+    head.headers.clear();
+    let line = request_line(input, options, head)?;
+    let length = scan::fields(input, line.end, options.limits.header_count_max, &mut head.headers)?;
+    if length > options.limits.header_bytes_max {
+        return Err(Malformed::HeadTooLarge.into());
+    }
+    head.headers.load(input.get(..length).unwrap_or_default());
+    judge(input, &line, options, head)?;
+    Ok(length)
+}
+
+/// The request line, and where the fields start.
+struct RequestLine<'a> {
+    method: &'a [u8],
+    form: Target,
+    /// Where the target is in the input.
+    target: Range<usize>,
+    end: usize,
+}
+
+/// Scans the request line and adds the pseudo-headers.
+fn request_line<'a>(
+    input: &'a [u8],
     options: &RequestOptions,
     head: &mut RequestHead,
-) -> Result<Option<usize>, Malformed> {
-    let limits = &options.limits;
-    let mut slots = [const { MaybeUninit::uninit() }; SLOTS];
-    let slots = slots.get_mut(..limits.header_count_max.min(SLOTS)).unwrap_or_default();
-    let mut request = httparse::Request::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, input, slots);
-    let length = match parsed {
-        Ok(httparse::Status::Complete(length)) if length <= limits.header_bytes_max => length,
-        Ok(httparse::Status::Complete(_)) => return Err(Malformed::HeadTooLarge),
-        Ok(httparse::Status::Partial) => return partial(input, options).map(|()| None),
-        Err(error) => return Err(refine(error, input, options)),
-    };
-    let (Some(method), Some(path), Some(version)) = (request.method, request.path, request.version) else {
-        return Err(Malformed::StartLine);
-    };
-    // The scanner skips any number of empty lines, with bare LF too; one is due (RFC 9112 §2.2).
-    let before = input.get(..fields::range_in(input, method.as_bytes()).start).unwrap_or_default();
-    if !(before.is_empty() || before == b"\r\n") || !input.get(..length).is_some_and(|head| head.ends_with(b"\r\n\r\n"))
-    {
-        return Err(Malformed::LineEnd);
+) -> Result<RequestLine<'a>, Stop> {
+    if input == b"\r" {
+        return Err(Stop::Partial);
     }
-    head.version = if version == 0 { Version::Http10 } else { Version::Http11 };
-    head.headers.load(input.get(..length).unwrap_or_default());
-    fill(input, method.as_bytes(), path.as_bytes(), request.headers, options, head)?;
-    Ok(Some(length))
+    // One empty line may come before (RFC 9112 §2.2).
+    let start = if input.starts_with(b"\r\n") { 2 } else { 0 };
+    let text = input.get(start..).unwrap_or_default();
+    let Some(method_length) = text.iter().position(|byte| !bytes::is_token(*byte)) else {
+        return Err(if text.len() <= METHOD_BYTES_MAX { Stop::Partial } else { Malformed::Method.into() });
+    };
+    let method = text.get(..method_length).unwrap_or_default();
+    if method.is_empty() || !options.allow_custom_methods && !is_known_method(method) {
+        return Err(Malformed::Method.into());
+    }
+    match text.get(method_length) {
+        Some(b' ') => {}
+        Some(b'\r' | b'\n') => return Err(Malformed::StartLine.into()),
+        _ => return Err(Malformed::Method.into()),
+    }
+    let target_start = start + method_length + 1;
+    let target_end = scan::target_end(input, target_start);
+    let target = input.get(target_start..target_end).unwrap_or_default();
+    if target.len() > options.limits.header_bytes_max {
+        return Err(Malformed::HeadTooLarge.into());
+    }
+    if target.len() > options.limits.target_bytes_max {
+        return Err(Malformed::TargetTooLong.into());
+    }
+    match input.get(target_end) {
+        Some(b' ') => {}
+        None => return Err(Stop::Partial),
+        Some(_) => return Err(refine_line(text, options).into()),
+    }
+    let version = input.get(target_end + 1..).unwrap_or_default();
+    head.version = match version {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b'\r', b'\n', ..] => Version::Http11,
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0', b'\r', b'\n', ..] => Version::Http10,
+        _ if b"HTTP/1.1\r\n".starts_with(version) || b"HTTP/1.0\r\n".starts_with(version) => return Err(Stop::Partial),
+        _ => return Err(refine_line(text, options).into()),
+    };
+    let form = target::parse(method, target, options.allow_absolute_url)?;
+    let at = target_start..target_end;
+    let headers = &mut head.headers;
+    headers.push_scanned_known(Known::Method, start..start + method.len());
+    match &form {
+        Target::Path => {
+            headers.push_scanned_known(Known::Authority, 0..0);
+            headers.push_scanned_known(Known::Path, at.clone());
+        }
+        Target::Authority => headers.push_scanned_known(Known::Authority, at.clone()),
+        Target::Absolute { scheme, authority, path } => {
+            if scheme.len() == b"https".len() && options.refuse_https_target {
+                return Err(Malformed::SchemeOnPlaintext.into());
+            }
+            headers.push_scanned_known(Known::Scheme, at.start..at.start + scheme.len());
+            headers.push_scanned_known(Known::Authority, at.start + authority.start..at.start + authority.end);
+            headers.push_scanned_known(Known::Path, at.start + path.start..at.end);
+        }
+    }
+    Ok(RequestLine { method, form, target: at, end: target_end + b" HTTP/1.1\r\n".len() })
 }
 
 /// Everything after the scan.
-fn fill(
+fn judge(
     input: &[u8],
-    method: &[u8],
-    target: &[u8],
-    fields: &[httparse::Header<'_>],
+    line: &RequestLine<'_>,
     options: &RequestOptions,
     head: &mut RequestHead,
 ) -> Result<(), Malformed> {
-    if !options.allow_custom_methods && !is_known_method(method) {
-        return Err(Malformed::Method);
-    }
-    if target.len() > options.limits.target_bytes_max {
-        return Err(Malformed::TargetTooLong);
-    }
-    let form = target::parse(method, target, options.allow_absolute_url)?;
-    let authority_index = push_start_line(input, method, target, &form, options, head)?;
-
-    let mut framing = Framing::default();
-    let mut host_count = 0_u32;
-    let mut upgrade_h2c = None;
-    head.expect_continue = false;
-    head.dropped_underscore_count = 0;
-    for field in fields {
-        let known = fields::push(input, field, &mut head.headers)?;
-        match known {
-            Some(Known::Host) => {
-                host_count += 1;
-                head.headers.pop();
-                if host_count > 1 {
-                    return Err(Malformed::HostRepeated);
-                }
-                if !target::is_authority(field.value) {
-                    return Err(Malformed::Authority);
-                }
-                // The authority of an absolute target replaces `host` (RFC 9112 §3.2.2).
-                if form == Target::Path {
-                    head.headers.set_wire_value(authority_index, fields::range_in(input, field.value));
-                }
-            }
-            Some(Known::ContentLength) => {
-                let zeros = framing.on_content_length(field.value)?;
-                let value = fields::range_in(input, field.value);
-                head.headers.set_wire_value(head.headers.len() - 1, value.start + zeros..value.end);
-            }
-            Some(Known::TransferEncoding) => {
-                framing.on_transfer_encoding(field.value);
-                head.headers.pop();
-            }
-            Some(Known::Connection) => framing.on_connection(field.value),
-            Some(Known::Upgrade) => upgrade_h2c = Some(field.value.eq_ignore_ascii_case(b"h2c")),
-            Some(Known::Expect) => {
-                if !field.value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Malformed::Expectation);
-                }
-                head.expect_continue = head.version == Version::Http11;
-            }
-            None if options.underscores != Underscores::Allow && field.name.contains('_') => {
-                if options.underscores == Underscores::Reject {
-                    return Err(Malformed::Underscore);
-                }
-                head.headers.pop();
-                head.dropped_underscore_count += 1;
-            }
+    if let Target::Absolute { scheme, path, .. } = &line.form {
+        let target = line.target.start;
+        head.headers.lower_loaded(target + scheme.start..target + scheme.end);
+        // An empty path is sent as `/` (RFC 9112 §3.2.1), and for OPTIONS as `*` (§3.2.4).
+        match input.get(target + path.start..line.target.end).unwrap_or_default() {
+            [] if line.method == b"OPTIONS" => head.headers.set_parts(ABSOLUTE_PATH_INDEX, b"*", b""),
+            query @ ([] | [b'?', ..]) => head.headers.set_parts(ABSOLUTE_PATH_INDEX, b"/", query),
             _ => {}
         }
     }
 
-    head.body = body_length(&framing, method, options, head)?;
+    let mut framing = Framing::default();
+    let mut host = None;
+    let mut upgrade_h2c = None;
+    let (mut expect_continue, mut dropped_underscore_count) = (false, 0);
+    head.headers.settle(|known, name, value, place| {
+        match known {
+            Some(Known::Host) => {
+                if host.replace(place).is_some() {
+                    return Err(Malformed::HostRepeated);
+                }
+                if !target::is_authority(value) {
+                    return Err(Malformed::Authority);
+                }
+                return Ok(Verdict::Drop);
+            }
+            Some(Known::Upgrade) => upgrade_h2c = Some(value.eq_ignore_ascii_case(b"h2c")),
+            Some(Known::Expect) => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Malformed::Expectation);
+                }
+                expect_continue = true;
+            }
+            None if options.underscores != Underscores::Allow && name.contains(&b'_') => {
+                if options.underscores == Underscores::Reject {
+                    return Err(Malformed::Underscore);
+                }
+                dropped_underscore_count += 1;
+                return Ok(Verdict::Drop);
+            }
+            _ => return framing.on_field(known, value),
+        }
+        Ok(Verdict::Keep)
+    })?;
+
+    head.body = body_length(&framing, line.method, options, head)?;
     head.keep_alive = match head.version {
         Version::Http11 => !framing.close,
         Version::Http10 => framing.keep_alive && !framing.close,
     };
     // Both lengths were there and one was dropped: nothing after this message is trusted (RFC 9112 §6.1).
     head.keep_alive &= framing.content_length.is_none() || framing.transfer_encoding.is_none();
+    head.expect_continue = expect_continue && head.version == Version::Http11;
     head.upgrade = framing.connection_upgrade && upgrade_h2c == Some(false) && head.version == Version::Http11;
-    if head.headers.may_have(Known::Connection) {
+    head.dropped_underscore_count = dropped_underscore_count;
+    if framing.connection_nominates {
         check_nominations(head)?;
     }
     if head.version == Version::Http10 && !options.accept_http_10 {
         return Err(Malformed::VersionTooLow);
     }
-    if host_count == 0 {
+    match (host, &options.default_host) {
+        // The authority of the target replaces `host` (RFC 9112 §3.2.2).
+        (Some(_), _) if line.form != Target::Path => {}
+        (Some(host), _) => head.headers.set_loaded(PATH_AUTHORITY_INDEX, host),
         // A host is due in every HTTP/1.1 request, also beside an absolute target (RFC 9112 §3.2).
-        match &options.default_host {
-            Some(host) if head.version == Version::Http10 => head.headers.set_known(Known::Authority, host.as_bytes()),
-            _ if head.version == Version::Http10 && form != Target::Path => {}
-            _ => return Err(Malformed::HostMissing),
-        }
+        (None, _) if head.version == Version::Http11 => return Err(Malformed::HostMissing),
+        (None, _) if line.form != Target::Path => {}
+        (None, Some(host)) => head.headers.set_known(Known::Authority, host.as_bytes()),
+        (None, None) => return Err(Malformed::HostMissing),
     }
     Ok(())
 }
 
-/// Adds the pseudo-headers; where `:authority` is.
-fn push_start_line(
-    input: &[u8],
-    method: &[u8],
-    target: &[u8],
-    form: &Target,
-    options: &RequestOptions,
-    head: &mut RequestHead,
-) -> Result<usize, Malformed> {
-    let headers = &mut head.headers;
-    headers.push_wire_known(Known::Method, fields::range_in(input, method));
-    let at = fields::range_in(input, target);
-    match form {
-        Target::Path => {
-            headers.push_wire_known(Known::Authority, 0..0);
-            headers.push_wire_known(Known::Path, at);
-            Ok(1)
-        }
-        Target::Authority => {
-            headers.push_wire_known(Known::Authority, at);
-            Ok(1)
-        }
-        Target::Absolute { scheme, authority, path } => {
-            let https = scheme.len() == b"https".len();
-            if https && options.refuse_https_target {
-                return Err(Malformed::SchemeOnPlaintext);
-            }
-            headers.append_known(Known::Scheme, if https { b"https" } else { b"http" });
-            headers.push_wire_known(Known::Authority, at.start + authority.start..at.start + authority.end);
-            match target.get(path.clone()).unwrap_or_default() {
-                [] if method == b"OPTIONS" => headers.append_known(Known::Path, b"*"),
-                [] => headers.append_known(Known::Path, b"/"),
-                // An empty path is sent as `/` (RFC 9112 §3.2.1).
-                query @ [b'?', ..] => headers.append_known_parts(Known::Path, b"/", query),
-                _ => headers.push_wire_known(Known::Path, at.start + path.start..at.end),
-            }
-            Ok(2)
-        }
-    }
-}
+/// Where [`request_line`] puts `:authority` for a target that is a path.
+const PATH_AUTHORITY_INDEX: usize = 1;
+/// Where [`request_line`] puts `:path` for an absolute target.
+const ABSOLUTE_PATH_INDEX: usize = 3;
+/// A method that is longer before its space comes is none.
+const METHOD_BYTES_MAX: usize = 64;
 
 /// How the body ends (RFC 9112 §6.3; a request without either length has none).
 fn body_length(
@@ -304,43 +318,25 @@ const NOMINATION_COUNT_LIMIT: u32 = 10;
 const PROTECTED_FROM_NOMINATION: &[&str] =
     &["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "host", "content-length"];
 
-/// Why a head that is not whole cannot become one.
-fn partial(input: &[u8], options: &RequestOptions) -> Result<(), Malformed> {
-    if fields::scan(input, 0, options.limits.header_bytes_max)? == Scan::Whole {
-        // Only an empty line before the request line looks whole to one and partial to the other.
-        return Err(Malformed::LineEnd);
+/// What is wrong with a request line, named closely; one that is not whole yet is judged by what is there.
+fn refine_line(text: &[u8], options: &RequestOptions) -> Malformed {
+    let line = memchr::memchr2(b'\r', b'\n', text).and_then(|end| text.get(..end)).unwrap_or(text);
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (method, target) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let (version, more) = (parts.next().unwrap_or_default(), parts.next().is_some());
+    if target.is_empty() || more {
+        return Malformed::StartLine;
     }
-    Ok(())
-}
-
-/// Names the fault more closely than the scanner does.
-fn refine(error: httparse::Error, input: &[u8], options: &RequestOptions) -> Malformed {
-    match error {
-        httparse::Error::Version | httparse::Error::Token => {
-            let input = input.strip_prefix(b"\r\n").unwrap_or(input);
-            let line = memchr::memchr2(b'\r', b'\n', input).and_then(|end| input.get(..end)).unwrap_or(input);
-            let mut parts = line.split(|byte| *byte == b' ');
-            let (method, target) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            let (version, more) = (parts.next().unwrap_or_default(), parts.next().is_some());
-            let low = if options.accept_http_10 { Malformed::Version } else { Malformed::VersionTooLow };
-            if !options.allow_custom_methods && !is_known_method(method) || !bytes::is_token_text(method) {
-                Malformed::Method
-            } else if target.is_empty() || more {
-                Malformed::StartLine
-            } else if let Err(fault) = target::parse(method, target, options.allow_absolute_url) {
-                fault
-            } else {
-                match version {
-                    // HTTP/0.9 named no version.
-                    [] => low,
-                    [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => low,
-                    _ => Malformed::StartLine,
-                }
-            }
-        }
-        httparse::Error::HeaderName if memchr::memmem::find(input, b"\n ").is_some() => Malformed::FieldFolded,
-        httparse::Error::HeaderName if memchr::memmem::find(input, b"\n\t").is_some() => Malformed::FieldFolded,
-        other => fields::reason(other),
+    if let Err(fault) = target::parse(method, target, options.allow_absolute_url) {
+        return fault;
+    }
+    let low = if options.accept_http_10 { Malformed::Version } else { Malformed::VersionTooLow };
+    match version {
+        b"HTTP/1.1" | b"HTTP/1.0" => Malformed::LineEnd,
+        // HTTP/0.9 named no version.
+        [] => low,
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => low,
+        _ => Malformed::StartLine,
     }
 }
 

@@ -1,8 +1,7 @@
 //! Response heads.
 
-use std::mem::MaybeUninit;
-
-use crate::fields::{self, FIELD_SLOTS, FIELD_SLOTS_MAX, Framing, Scan, TransferEncoding};
+use crate::fields::{Framing, TransferEncoding};
+use crate::scan::{self, Stop};
 use crate::{BodyLength, Known, Limits, Malformed, RequestMethod, ResponseHead, Version};
 
 /// Reads one response head from the front of `input`: `Some` bytes of it, or `None` where more are needed.
@@ -28,81 +27,63 @@ pub fn parse_response_from(
     limits: &Limits,
     head: &mut ResponseHead,
 ) -> Result<Option<usize>, Malformed> {
-    if scan_from > 0 && fields::scan(input, scan_from, limits.header_bytes_max)? == Scan::Partial {
+    let bytes_max = limits.header_bytes_max;
+    if scan_from > 0 && !scan::is_whole(input, scan_from, bytes_max)? {
         return Ok(None);
     }
-    if limits.header_count_max <= FIELD_SLOTS {
-        parse_with::<FIELD_SLOTS>(input, method, limits, head)
-    } else {
-        parse_with::<FIELD_SLOTS_MAX>(input, method, limits, head)
+    match scan_and_judge(input, method, limits, head) {
+        Ok(length) => Ok(Some(length)),
+        Err(Stop::Partial) if input.len() > bytes_max => Err(Malformed::HeadTooLarge),
+        Err(Stop::Partial) => Ok(None),
+        Err(Stop::Malformed(fault)) => Err(fault),
     }
 }
 
-fn parse_with<const SLOTS: usize>(
+fn scan_and_judge(
     input: &[u8],
     method: RequestMethod,
     limits: &Limits,
     head: &mut ResponseHead,
-) -> Result<Option<usize>, Malformed> {
-    let mut slots = [const { MaybeUninit::uninit() }; SLOTS];
-    let slots = slots.get_mut(..limits.header_count_max.min(SLOTS)).unwrap_or_default();
-    let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, input, slots);
-    let length = match parsed {
-        Ok(httparse::Status::Complete(length)) if length <= limits.header_bytes_max => length,
-        Ok(httparse::Status::Complete(_)) => return Err(Malformed::HeadTooLarge),
-        Ok(httparse::Status::Partial) => {
-            return match fields::scan(input, 0, limits.header_bytes_max)? {
-                Scan::Partial => Ok(None),
-                Scan::Whole => Err(Malformed::LineEnd),
-            };
-        }
-        Err(error) => return Err(fields::reason(error)),
-    };
-    let (Some(status), Some(version)) = (response.code, response.version) else { return Err(Malformed::StartLine) };
-    // The scanner skips empty lines before the status line.
-    if !input.starts_with(b"HTTP/1.") || !input.get(..length).is_some_and(|head| head.ends_with(b"\r\n\r\n")) {
-        return Err(Malformed::LineEnd);
+) -> Result<usize, Stop> {
+    head.headers.clear();
+    let fields_start = status_line(input, head)?;
+    let length = scan::fields(input, fields_start, limits.header_count_max, &mut head.headers)?;
+    if length > limits.header_bytes_max {
+        return Err(Malformed::HeadTooLarge.into());
     }
-    if status < 100 {
-        return Err(Malformed::Status);
-    }
-    head.version = if version == 0 { Version::Http10 } else { Version::Http11 };
-    head.status = status;
     head.headers.load(input.get(..length).unwrap_or_default());
-    fill(input, method, response.headers, head)?;
-    Ok(Some(length))
-}
-
-fn fill(
-    input: &[u8],
-    method: RequestMethod,
-    fields: &[httparse::Header<'_>],
-    head: &mut ResponseHead,
-) -> Result<(), Malformed> {
-    // The three digits after `HTTP/1.x `.
-    head.headers.push_wire_known(Known::Status, STATUS_START..STATUS_START + 3);
     let mut framing = Framing::default();
-    for field in fields {
-        match fields::push(input, field, &mut head.headers)? {
-            Some(Known::ContentLength) => {
-                let zeros = framing.on_content_length(field.value)?;
-                let value = fields::range_in(input, field.value);
-                head.headers.set_wire_value(head.headers.len() - 1, value.start + zeros..value.end);
-            }
-            Some(Known::TransferEncoding) => {
-                framing.on_transfer_encoding(field.value);
-                head.headers.pop();
-            }
-            Some(Known::Connection) => framing.on_connection(field.value),
-            _ => {}
-        }
-    }
+    head.headers.settle(|known, _, value, _| framing.on_field(known, value))?;
     head.body = body_length(&framing, method, head)?;
     head.keep_alive = head.body != BodyLength::UntilClose
         && !framing.close
         && (head.version == Version::Http11 || framing.keep_alive);
-    Ok(())
+    Ok(length)
+}
+
+/// Scans the status line and adds `:status`; where the fields start. The reason phrase is read and dropped, and may be missing with
+/// its space.
+fn status_line(input: &[u8], head: &mut ResponseHead) -> Result<usize, Stop> {
+    head.version = match input {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b' ', ..] => Version::Http11,
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0', b' ', ..] => Version::Http10,
+        _ if b"HTTP/1.1 ".starts_with(input) || b"HTTP/1.0 ".starts_with(input) => return Err(Stop::Partial),
+        [b'\r' | b'\n', ..] => return Err(Malformed::LineEnd.into()),
+        _ => return Err(Malformed::StartLine.into()),
+    };
+    let place = "HTTP/1.1 ".len().."HTTP/1.1 200".len();
+    let digits = input.get(place.start..place.end.min(input.len())).unwrap_or_default();
+    if digits.starts_with(b"0") || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed::Status.into());
+    }
+    match input.get(place.end) {
+        None => return Err(Stop::Partial),
+        Some(b' ' | b'\r') => {}
+        Some(_) => return Err(Malformed::Status.into()),
+    }
+    head.status = digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
+    head.headers.push_scanned_known(Known::Status, place.clone());
+    Ok(scan::line_end(input, place.end, Malformed::StartLine)? + b"\r\n".len())
 }
 
 /// How the body ends (RFC 9112 §6.3, rules in the order given there).
@@ -139,8 +120,6 @@ fn body_length(framing: &Framing, method: RequestMethod, head: &mut ResponseHead
     }
     Ok(length)
 }
-
-const STATUS_START: usize = b"HTTP/1.1 ".len();
 
 #[cfg(test)]
 mod tests;

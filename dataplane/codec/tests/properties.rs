@@ -23,8 +23,11 @@ fn lines(headers: &HeaderMap) -> Vec<(Vec<u8>, Vec<u8>)> {
     own.map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
 }
 
-/// Body and trailers of a chunked message that is cut at these places, or its fault.
-fn decode(input: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>, usize), Malformed> {
+/// Body, trailers and length of a chunked message.
+type Decoded = (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>, usize);
+
+/// What a chunked message is that is cut at these places, or its fault.
+fn decode(input: &[u8], cuts: &[usize]) -> Result<Decoded, Malformed> {
     let mut decoder = ChunkedDecoder::new(&Limits::default());
     let (mut body, mut trailers, mut at) = (Vec::new(), HeaderMap::default(), 0);
     for end in cuts.iter().copied().chain([input.len()]) {
@@ -39,6 +42,22 @@ fn decode(input: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, Vec<(Vec<u8>, Vec<u8
         }
     }
     Ok((body, lines(&trailers), usize::MAX))
+}
+
+/// Another parser, which is laxer, finds the same head in what ours accepted.
+fn agrees_with_httparse(input: &[u8], head: &RequestHead) -> Result<(), TestCaseError> {
+    let mut slots = [httparse::EMPTY_HEADER; 128];
+    let mut other = httparse::Request::new(&mut slots);
+    prop_assert_eq!(other.parse(input), Ok(httparse::Status::Complete(input.len())));
+    prop_assert_eq!(other.method.map(str::as_bytes), head.headers.get_known(Known::Method));
+    prop_assert_eq!(other.version == Some(1), head.version == Version::Http11);
+    let kept = |name: &str| !["host", "transfer-encoding", "content-length"].contains(&name);
+    let theirs = other.headers.iter().map(|field| (field.name.to_ascii_lowercase(), field.value.to_vec()));
+    let theirs = theirs.filter(|(name, _)| kept(name)).collect::<Vec<_>>();
+    let ours = head.headers.iter().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.to_vec()));
+    let ours = ours.filter(|(name, _)| !name.starts_with(':') && kept(name)).collect::<Vec<_>>();
+    prop_assert_eq!(ours, theirs);
+    Ok(())
 }
 
 proptest! {
@@ -119,7 +138,8 @@ proptest! {
         let options = RequestOptions { accept_http_10: true, default_host: Some("d".into()), ..RequestOptions::default() };
         let mut head = RequestHead::default();
         let Ok(Some(length)) = parse_request(input.as_bytes(), &options, &mut head) else { return Ok(()) };
-        prop_assert_eq!(length, input.len());
+        prop_assert!(input[..length].ends_with("\r\n\r\n"));
+        agrees_with_httparse(&input.as_bytes()[..length], &head)?;
         remove_hop_by_hop(&mut head.headers, false);
         let mut out = Vec::new();
         encode_request_head(&head.headers, head.body, ConnectionToken::None, &EncodeOptions::default(), &mut out).unwrap();
@@ -129,6 +149,34 @@ proptest! {
         let mut out_again = Vec::new();
         encode_request_head(&again.headers, again.body, ConnectionToken::None, &EncodeOptions::default(), &mut out_again).unwrap();
         prop_assert_eq!(out_again, out);
+    }
+
+    /// Long and odd names and values, where the scan works in words of eight bytes.
+    #[test]
+    fn heads_are_as_another_parser_finds_them(
+        target in "/[!-\"$-~]{0,70}",
+        fields in vec(("[A-Za-z0-9!#$%&'*+.^_`|~-]{1,40}", "[ \t]{0,3}", vec(prop_oneof![0x20..=0x7e_u8, 0x80..=0xff_u8, Just(b'\t')], 0..80)), 0..12),
+        cut in 0..4_000_usize,
+    ) {
+        let mut input = format!("GET {target} HTTP/1.1\r\nHost: a\r\n").into_bytes();
+        for (name, blanks, value) in &fields {
+            input.extend_from_slice(name.as_bytes());
+            input.push(b':');
+            input.extend_from_slice(blanks.as_bytes());
+            input.extend_from_slice(value);
+            input.extend_from_slice(b"\r\n");
+        }
+        input.extend_from_slice(b"\r\n");
+        let mut head = RequestHead::default();
+        let cut = cut.min(input.len() - 1);
+        prop_assert_eq!(parse_request(&input[..cut], &RequestOptions::default(), &mut head), Ok(None));
+        if let Ok(Some(length)) = parse_request_from(&input, cut, &RequestOptions::default(), &mut head) {
+            prop_assert_eq!(length, input.len());
+            agrees_with_httparse(&input, &head)?;
+        } else {
+            let known = |name: &str| ["host", "te", "expect"].contains(&name.to_ascii_lowercase().as_str());
+            prop_assert!(fields.iter().any(|(name, ..)| known(name)), "refused: {:?}", input.escape_ascii().to_string());
+        }
     }
 
     #[test]
