@@ -25,6 +25,7 @@ use super::{diagnostic, ledger};
 use crate::cluster::{Cluster, ClusterIndex};
 use crate::telemetry::access_log::sink::{FlushOptions, LogSinks};
 use crate::telemetry::registry::Registry;
+use crate::telemetry::stats_config::StatsConfig;
 
 /// What the process starts with.
 pub struct Loaded {
@@ -36,6 +37,8 @@ pub struct Loaded {
     pub node: Node,
     /// Runtime values, for `/runtime`.
     pub runtime: Runtime,
+    /// How stats are tagged, filtered and bucketed. Source: Bootstrap.stats_config, `--stats-tag`.
+    pub stats: StatsConfig,
     /// How often gauges and counters are flushed. Source: Bootstrap.stats_flush_interval.
     pub stats_flush_interval: Duration,
     /// Connections allowed at once on all listeners that do not ignore it.
@@ -109,6 +112,7 @@ pub fn load(options: &Options, worker_count: usize) -> Result<Loaded, LoadError>
             admin: parsed.admin,
             node: context.node,
             runtime: context.runtime,
+            stats: parsed.stats,
             stats_flush_interval: parsed.stats_flush_interval,
             connection_count_max: parsed.connection_count_max,
             registry: context.registry,
@@ -140,6 +144,7 @@ fn encode(options: &Options) -> Result<Encoded, LoadError> {
 struct Parsed {
     snapshot: Snapshot,
     admin: Option<AdminConfig>,
+    stats: StatsConfig,
     stats_flush_interval: Duration,
     connection_count_max: Option<u64>,
 }
@@ -160,15 +165,24 @@ fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Re
         Some(manager) => context.within("overload_manager", |context| overload::parse(manager, context)),
         None => Ok(None),
     };
+    let stats = match &bootstrap.stats_config {
+        Some(stats) => context.within("stats_config", |context| StatsConfig::parse(stats, context)),
+        None => Ok(StatsConfig::default()),
+    };
     let stats_flush_interval = stats_flush_interval(&bootstrap, context);
     let snapshot = context.within("static_resources", |context| static_resources(&encoded.bytes, context));
     if let Some(manager) = &bootstrap.cluster_manager {
         context.within("cluster_manager", |context| check_local_cluster(manager, context));
     }
     context.problems.clean_since(start)?;
+    let mut stats = stats?;
+    for (name, value) in &options.stats_tags {
+        stats.tags.add_fixed(name, value);
+    }
     Ok(Parsed {
         snapshot: snapshot?,
         admin: admin?,
+        stats,
         stats_flush_interval: stats_flush_interval?,
         connection_count_max: connection_count_max?,
     })

@@ -1,10 +1,11 @@
 //! Where the process is in its life, as workers see it: one relaxed load a turn.
 //!
 //! ```text
-//!            healthcheck/fail            drain_listeners            last connection or deadline
-//!  serving <------------------> closing ----------------> stopped listeners ------> ended
-//!            healthcheck/ok        \___________ SIGTERM, quitquitquit after the drain ______/
+//!            first names             healthcheck/fail              SIGTERM            last connection or deadline
+//!  warming -----------------> serving <-------------> failing    ------------> leaving ---------------------------> ended
+//!            resolved                healthcheck/ok    health      a second SIGTERM, quitquitquit -------------------^
 //! ```
+//! `drain_listeners` is beside that: connections are asked to end and listeners stop, the process stays.
 //! The config thread writes the [`Phase`]; each worker acts on it and reports what it has seen and how many connections it holds.
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ impl Phase {
     const HEALTH_FAILED: u64 = 1 << 4;
     const LEAVING: u64 = 1 << 5;
     const ENDED: u64 = 1 << 6;
+    const WARMING: u64 = 1 << 7;
 
     /// Whether a listener of this direction takes new connections.
     pub fn accepts(self, direction: TrafficDirection) -> bool {
@@ -54,7 +56,17 @@ impl Phase {
             TrafficDirection::Inbound => Self::LISTENERS_STOPPED | Self::INBOUND_LISTENERS_STOPPED,
             _ => Self::LISTENERS_STOPPED,
         };
-        self.0 & (stopped | Self::ENDED) == 0
+        self.0 & (stopped | Self::ENDED | Self::WARMING) == 0
+    }
+
+    /// Whether what the configuration needs is still waited for, for instance the first answers to DNS queries.
+    pub fn is_warming(self) -> bool {
+        self.0 & Self::WARMING != 0
+    }
+
+    /// Whether a listener of this direction will take no connection any more, so that its socket can be closed.
+    pub fn listeners_stopped(self, direction: TrafficDirection) -> bool {
+        !Self(self.0 & !Self::WARMING).accepts(direction)
     }
 
     /// Whether the process is on its way out: idle connections close at once, replies carry `Connection: close`.
@@ -164,6 +176,16 @@ impl Lifecycle {
         })
     }
 
+    /// Listeners wait until [`Self::finish_warming`].
+    pub fn begin_warming(&self) {
+        self.phase.fetch_or(Phase::WARMING, Ordering::Relaxed);
+    }
+
+    /// Listeners may take connections.
+    pub fn finish_warming(&self) {
+        self.phase.fetch_and(!Phase::WARMING, Ordering::Relaxed);
+    }
+
     /// `/healthcheck/fail` and `/healthcheck/ok`.
     pub fn set_health(&self, healthy: bool) {
         match healthy {
@@ -220,6 +242,18 @@ mod tests {
         assert!(life.phase().accepts(TrafficDirection::Inbound) && !life.phase().is_leaving());
         life.set_health(true);
         assert!(!life.close_after_reply(TrafficDirection::Unspecified, 0));
+    }
+
+    #[test]
+    fn nothing_is_accepted_while_warming() {
+        let life = lifecycle(DrainStrategy::Gradual);
+        life.begin_warming();
+        assert!(!life.phase().accepts(TrafficDirection::Unspecified));
+        assert!(!life.phase().listeners_stopped(TrafficDirection::Unspecified));
+        life.finish_warming();
+        assert!(life.phase().accepts(TrafficDirection::Unspecified));
+        life.stop_listeners(false);
+        assert!(life.phase().listeners_stopped(TrafficDirection::Unspecified));
     }
 
     #[test]

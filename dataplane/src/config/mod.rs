@@ -11,3 +11,4 @@ pub mod parse;
 pub mod publish;
 pub mod reject;
 pub mod snapshot;
+pub mod thread;

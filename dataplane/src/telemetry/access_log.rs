@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as file;
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3 as stream;
+use torus_ring::Nanos;
 
 use self::sink::{Filled, LogSinks, Sink};
 use super::counters::{Core, Stats};
@@ -110,7 +111,8 @@ fn deprecated_json(
 
 /// One worker's buffers, by sink.
 ///
-/// The worker calls [`Self::flush`] every [`LogSinks::flush_interval`]; dropping this flushes too, and waits for the writer.
+/// The worker calls [`Self::flush_aged`] or, every [`LogSinks::flush_interval`], [`Self::flush`]. Dropping this flushes too, and
+/// waits a moment for a writer that is behind.
 pub struct LogBuffers {
     sinks: Arc<LogSinks>,
     core: Core,
@@ -129,6 +131,19 @@ impl LogBuffers {
     /// How often [`Self::flush`] is to be called. Source: Envoy, `--file-flush-interval-msec`.
     pub fn flush_interval(&self) -> std::time::Duration {
         self.sinks.flush_interval()
+    }
+
+    /// Hands lines to the writer that are older than [`Self::flush_interval`], to the precision of the calls. Call it often.
+    pub fn flush_aged(&mut self, now: Nanos) {
+        let interval = self.sinks.flush_interval();
+        for index in 0..self.buffers.len() {
+            let Some(filled) = self.buffers.get_mut(index).filter(|filled| !filled.bytes.is_empty()) else { continue };
+            // A line is as old as the first call that found it.
+            let seen = *filled.seen.get_or_insert(now);
+            if now.since(seen) >= interval && self.hand_over(index) {
+                self.filesystem.increment(self.core, FilesystemStat::FlushedByTimer);
+            }
+        }
     }
 
     /// Hands every line written so far to the writer.

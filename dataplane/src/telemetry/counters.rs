@@ -170,13 +170,7 @@ impl<G: StatGroup> Stats<G> {
 
     /// The distribution recorded so far by all cores.
     pub fn distribution(&self, stat: G) -> Distribution {
-        let mut merged = Distribution::default();
-        for cells in self.touched() {
-            if let Some(cells) = cells.histogram_if_made(stat.index(), const { first_histogram::<G>() }) {
-                cells.merge_into(&mut merged);
-            }
-        }
-        merged
+        self.merged(stat.index())
     }
 
     /// Responses with exactly `status`.
@@ -191,6 +185,16 @@ impl<G: StatGroup> Stats<G> {
 
     fn touched(&self) -> impl Iterator<Item = &CoreCells> {
         self.cores.iter().filter_map(|core| core.get().map(Box::as_ref))
+    }
+
+    fn merged(&self, index: usize) -> Distribution {
+        let mut merged = Distribution::default();
+        for cells in self.touched() {
+            if let Some(cells) = cells.histogram_if_made(index, const { first_histogram::<G>() }) {
+                cells.merge_into(&mut merged);
+            }
+        }
+        merged
     }
 
     fn sum(&self, index: usize) -> Sum {
@@ -213,6 +217,8 @@ impl<G: StatGroup> Stats<G> {
 pub trait StatsBlock: Send + Sync {
     /// Calls `visit` for each stat that shows.
     fn visit(&self, visit: &mut Visit<'_>);
+    /// Calls `visit` for each histogram that is not empty.
+    fn visit_histograms(&self, visit: &mut dyn FnMut(&str, &Distribution));
     /// Counters read 0 from here on.
     fn reset_counters(&self);
 }
@@ -250,12 +256,7 @@ impl<G: StatGroup> StatsBlock for Stats<G> {
                     }
                 }
                 StatKind::Histogram => {
-                    let mut merged = Distribution::default();
-                    for cells in self.touched() {
-                        if let Some(cells) = cells.histogram_if_made(index, const { first_histogram::<G>() }) {
-                            cells.merge_into(&mut merged);
-                        }
-                    }
+                    let merged = self.merged(index);
                     if !(definition.late && merged.is_empty()) {
                         visit(&name, Reading::Histogram(&merged));
                     }
@@ -270,6 +271,19 @@ impl<G: StatGroup> StatsBlock for Stats<G> {
             self.visit_codes(index, scope, &mut name, visit);
         }
         self.visit_workers(&mut name, prefix_bytes, visit);
+    }
+
+    fn visit_histograms(&self, visit: &mut dyn FnMut(&str, &Distribution)) {
+        let first = const { first_histogram::<G>() };
+        if self.touched().next().is_none() {
+            return;
+        }
+        for (index, definition) in G::DEFINITIONS.iter().enumerate().skip(first) {
+            let merged = self.merged(index);
+            if !merged.is_empty() {
+                visit(&format!("{}{}", self.prefix, definition.name), &merged);
+            }
+        }
     }
 
     fn reset_counters(&self) {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::counters::{Core, StatGroup, Stats, StatsBlock, Visit};
+use super::histogram::Distribution;
 
 /// Knows every group; used while configuration is parsed and by the admin server, never by a worker.
 pub struct Registry {
@@ -63,6 +64,13 @@ impl Registry {
     pub fn visit(&self, visit: &mut Visit<'_>) {
         for block in self.blocks() {
             block.visit(visit);
+        }
+    }
+
+    /// Calls `visit` for each histogram that is not empty.
+    pub fn visit_histograms(&self, visit: &mut dyn FnMut(&str, &Distribution)) {
+        for block in self.blocks() {
+            block.visit_histograms(visit);
         }
     }
 

@@ -9,6 +9,7 @@ mod connections;
 pub mod random;
 mod runner;
 pub mod thread;
+pub mod watchdog;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -116,10 +117,11 @@ impl Worker {
         drop(snapshot);
         loop {
             let accepted = poll_fn(|cx| {
-                if !core.lifecycle.phase().accepts(direction) {
+                let phase = core.lifecycle.phase();
+                if phase.listeners_stopped(direction) {
                     return Poll::Ready(None);
                 }
-                let accepted = listener.accepting.poll_accept(cx);
+                let accepted = if phase.is_warming() { Poll::Pending } else { listener.accepting.poll_accept(cx) };
                 if accepted.is_pending() {
                     let mut acceptors = self.acceptors.borrow_mut();
                     if !acceptors.iter().any(|waker| waker.will_wake(cx.waker())) {

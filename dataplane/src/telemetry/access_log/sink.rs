@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use thiserror::Error;
+use torus_ring::Nanos;
 
 use crate::telemetry::counters::{Core, Stats};
 use crate::telemetry::names::{FilesystemStat, TorusStat};
@@ -89,12 +90,15 @@ pub(super) struct Filled {
     pub(super) sink: usize,
     pub(super) bytes: Vec<u8>,
     pub(super) lines: u64,
+    /// When a look at the buffer's age first found lines in it.
+    pub(super) seen: Option<Nanos>,
 }
 
 impl Filled {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.lines = 0;
+        self.seen = None;
     }
 }
 

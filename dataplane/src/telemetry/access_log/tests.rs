@@ -159,3 +159,22 @@ fn buffers_come_back() {
     fixture.wait_for("written", || fixture.total(FilesystemStat::WriteCompleted) == 1);
     fixture.wait_for("back", || fixture.sinks.spare().bytes.capacity() >= 4096);
 }
+
+#[test]
+fn old_lines_leave_and_young_ones_stay() {
+    let fixture = Fixture::new(4096);
+    let sink = fixture.sink("a.log");
+    let mut buffers = fixture.buffers();
+    let at = |seconds: u64| Nanos::from_nanos(seconds * 1_000_000_000);
+    buffers.append(&sink, line("old\n"));
+    buffers.flush_aged(at(100));
+    buffers.flush_aged(at(109));
+    assert_eq!(fixture.total(FilesystemStat::FlushedByTimer), 0);
+    buffers.flush_aged(at(110));
+    assert_eq!(fixture.total(FilesystemStat::FlushedByTimer), 1);
+    fixture.wait_for("written", || fixture.read("a.log") == "old\n");
+    buffers.append(&sink, line("young\n"));
+    buffers.flush_aged(at(111));
+    buffers.flush_aged(at(120));
+    assert_eq!(fixture.total(FilesystemStat::FlushedByTimer), 1, "the age begins anew");
+}

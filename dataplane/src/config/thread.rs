@@ -1,0 +1,430 @@
+//! The config thread: a tokio runtime beside the workers that serves the admin socket, resolves names, publishes snapshots, watches
+//! the workers and ends the process in good order.
+//!
+//! ```text
+//! SIGTERM, SIGINT   leave: listeners stop, idle connections close, replies carry Connection: close; ends when no connection is
+//!                   left or the drain time is over; a second one ends at once
+//! SIGUSR1           reopens access logs
+//! SIGHUP            nothing
+//! ```
+//! Nothing here is waited for by a worker.
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::lifecycle::Lifecycle;
+use super::publish::Publisher;
+use super::snapshot::Snapshot;
+use crate::admin::{Admin, AdminSocket, Command, Facts, server};
+use crate::cluster::dns::{self, Resolvers};
+use crate::cluster::{Cluster, ClusterIndex};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::access_log::sink::LogSinks;
+use crate::telemetry::names::{ServerStat, TorusStat, WatchdogStat};
+use crate::telemetry::program_log::LogControl;
+use crate::telemetry::registry::Registry;
+use crate::telemetry::server_stats::ServerStats;
+use crate::telemetry::stats_config::StatsConfig;
+use crate::telemetry::view::StatsView;
+use crate::worker::watchdog::{self, TurnAge, Watchdog};
+
+/// What the config thread is made of.
+pub struct ConfigThread {
+    /// Hands snapshots to workers.
+    pub publisher: Publisher,
+    /// What workers obey.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Every stat.
+    pub registry: Arc<Registry>,
+    /// How stats are shown.
+    pub stats: StatsConfig,
+    /// How often the intervals of histograms end.
+    pub stats_flush_interval: Duration,
+    /// Every access-log file.
+    pub log_sinks: Arc<LogSinks>,
+    /// The program's own log.
+    pub log: Option<LogControl>,
+    /// The admin server's socket, bound before the workers started.
+    pub admin: Option<AdminSocket>,
+    /// File that gets the admin server's address. Source: Envoy, `--admin-address-path`.
+    pub admin_address_path: Option<PathBuf>,
+    /// Where requests to the admin server are logged.
+    pub admin_access_logs: Vec<AccessLog>,
+    /// What the admin server tells of the process.
+    pub facts: Facts,
+    /// How long the turn lasts that each worker is in.
+    pub turn_ages: Vec<TurnAge>,
+}
+
+/// Why the config thread cannot run.
+#[derive(Debug, Error)]
+pub enum ThreadError {
+    /// The runtime cannot start.
+    #[error("cannot start the config thread: {0}; raise the limit of open files (ulimit -n)")]
+    Runtime(#[from] io::Error),
+    /// The address file cannot be written.
+    #[error("cannot write the admin address to `{}`: {source}; name a file that can be written with --admin-address-path", path.display())]
+    AddressFile {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// How the process came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Every connection ended.
+    Drained,
+    /// The drain time was over.
+    DrainTimeOver,
+    /// It was told to end at once.
+    AtOnce,
+}
+
+impl ConfigThread {
+    /// Runs until the process is to end. The workers have been told so when this returns; what they wrote to access logs is
+    /// written out by [`LogSinks::shut_down`] after they were joined.
+    pub fn run(self) -> Result<Ending, ThreadError> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        // What blocks, for instance reading a file, is rare here: one thread does.
+        LocalSet::new().block_on(&runtime, self.serve())
+    }
+
+    async fn serve(self) -> Result<Ending, ThreadError> {
+        let (commands, mut commanded) = mpsc::channel(COMMANDS_MAX);
+        let mut signals = Signals::new()?;
+        let version = self.facts.version.clone();
+        let server_stats = ServerStats::new(&self.registry, &version);
+        server_stats.loaded(self.publisher.current());
+        if let (Some(path), Some(socket)) = (&self.admin_address_path, &self.admin) {
+            let written = socket.write_address(path);
+            written.map_err(|source| ThreadError::AddressFile { path: path.clone(), source })?;
+        }
+        let admin = Arc::new(Admin {
+            registry: self.registry.clone(),
+            stats: Mutex::new(StatsView::new(self.stats)),
+            server_stats,
+            snapshot: Mutex::new(self.publisher.current().clone()),
+            lifecycle: self.lifecycle.clone(),
+            log_sinks: self.log_sinks,
+            log: self.log,
+            commands,
+            facts: self.facts,
+            access_logs: self.admin_access_logs,
+        });
+        if let Some(socket) = self.admin {
+            tracing::info!(target: "admin", "admin address: {}", socket.address());
+            let admin = admin.clone();
+            tokio::task::spawn_local(async move {
+                if let Err(error) = server::serve(socket, admin).await {
+                    tracing::error!(target: "admin", "admin server ended: {error}");
+                }
+            });
+        }
+        let (updates, mut updated) = mpsc::unbounded_channel();
+        let warming = spawn_dns(self.publisher.current(), &self.registry, updates);
+        let mut turns = Turns {
+            publisher: self.publisher,
+            lifecycle: self.lifecycle,
+            admin,
+            watchdog: Watchdog::new(&self.registry, self.turn_ages),
+            warming,
+            started: Instant::now(),
+            drain_deadline: None,
+            listeners_stop_at: None,
+            last_check: Instant::now(),
+        };
+        turns.warm_up(0);
+        let mut stats_tick = ticks(self.stats_flush_interval);
+        let mut watchdog_tick = ticks(watchdog::CHECK_INTERVAL);
+        let mut drain_tick = ticks(DRAIN_CHECK_INTERVAL);
+        loop {
+            let stop_at = turns.listeners_stop_at.map(|(at, _)| at);
+            tokio::select! {
+                caught = signals.next() => match caught {
+                    Caught::End(name) => {
+                        if let Some(ending) = turns.on_end_signal(name) {
+                            return Ok(turns.end(ending));
+                        }
+                    }
+                    Caught::Reopen => {
+                        tracing::info!(target: "main", "SIGUSR1: reopening access logs");
+                        turns.admin.log_sinks.reopen();
+                    }
+                    Caught::Nothing => {}
+                },
+                Some(command) = commanded.recv() => match command {
+                    Command::Quit => return Ok(turns.end(Ending::AtOnce)),
+                    Command::PhaseChanged => turns.publisher.wake_all(),
+                    Command::DrainListeners { graceful, inbound_only, keep_listeners } => {
+                        turns.drain_listeners(graceful, inbound_only, keep_listeners);
+                    }
+                },
+                Some(first) = updated.recv() => {
+                    // Names that resolve together are published together.
+                    tokio::time::sleep(UPDATES_GATHER).await;
+                    let mut all = vec![first];
+                    while let Ok(update) = updated.try_recv() {
+                        all.push(update);
+                    }
+                    turns.apply(all);
+                }
+                _ = stats_tick.tick() => turns.flush_stats(),
+                _ = watchdog_tick.tick() => turns.check_threads(),
+                _ = drain_tick.tick(), if turns.drain_deadline.is_some() => {
+                    if let Some(ending) = turns.drain_state() {
+                        return Ok(turns.end(ending));
+                    }
+                }
+                () = sleep_until(stop_at.unwrap_or_else(Instant::now)), if stop_at.is_some() => turns.stop_drained_listeners(),
+            }
+        }
+    }
+}
+
+/// What happens on the thread, one thing at a time.
+struct Turns {
+    publisher: Publisher,
+    lifecycle: Arc<Lifecycle>,
+    admin: Arc<Admin>,
+    watchdog: Watchdog,
+    /// Clusters whose first names are not resolved yet.
+    warming: usize,
+    started: Instant,
+    /// When a process that leaves ends whatever is still open.
+    drain_deadline: Option<Instant>,
+    /// When listeners stop after a graceful drain, and whether only inbound ones do.
+    listeners_stop_at: Option<(Instant, bool)>,
+    last_check: Instant,
+}
+
+/// What a name's resolution brings.
+enum Update {
+    Endpoints(ClusterIndex, Box<Cluster>),
+    Warm,
+}
+
+impl Turns {
+    /// Counts clusters that became warm; with the last one, listeners may accept.
+    fn warm_up(&mut self, warmed: usize) {
+        self.warming = self.warming.saturating_sub(warmed);
+        if self.warming > 0 {
+            self.lifecycle.begin_warming();
+        } else if self.lifecycle.phase().is_warming() || warmed == 0 {
+            self.lifecycle.finish_warming();
+            self.publisher.wake_all();
+            let took = self.started.elapsed();
+            let server = &self.admin.server_stats.server;
+            server.record(self.admin.registry.config_core(), ServerStat::InitializationTimeMs, took.as_millis() as u64);
+            tracing::info!(target: "main", "all clusters initialized; starting to serve");
+        }
+    }
+
+    fn apply(&mut self, updates: Vec<Update>) {
+        let mut clusters = None;
+        let mut warmed = 0;
+        for update in updates {
+            match update {
+                Update::Warm => warmed += 1,
+                Update::Endpoints(ClusterIndex(index), cluster) => {
+                    let clusters = clusters.get_or_insert_with(|| self.publisher.current().clusters.clone());
+                    if let Some(place) = clusters.get_mut(index as usize) {
+                        *place = Arc::new(*cluster);
+                    }
+                }
+            }
+        }
+        if let Some(clusters) = clusters {
+            let current = self.publisher.current();
+            self.publisher.publish(Snapshot {
+                version: current.version,
+                listeners: current.listeners.clone(),
+                clusters,
+                cluster_by_name: current.cluster_by_name.clone(),
+            });
+            *self.admin.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+                self.publisher.current().clone();
+        }
+        if warmed > 0 {
+            self.warm_up(warmed);
+        }
+    }
+
+    fn flush_stats(&mut self) {
+        let mut view = self.admin.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        view.flush(&self.admin.registry);
+        drop(view);
+        self.publisher.collect();
+        if let Some(convergence) = self.publisher.convergence() {
+            let core = self.admin.registry.config_core();
+            let micros = convergence.as_micros() as u64;
+            self.admin.server_stats.torus.set(core, TorusStat::ConfigConvergenceUs, micros);
+        }
+    }
+
+    /// Looks at the workers, and at how late this thread itself is.
+    fn check_threads(&mut self) {
+        self.watchdog.check();
+        let late = self.last_check.elapsed().saturating_sub(watchdog::CHECK_INTERVAL);
+        self.last_check = Instant::now();
+        let core = self.admin.registry.config_core();
+        for (limit, stat) in
+            [(watchdog::MISS, WatchdogStat::WatchdogMiss), (watchdog::MEGA_MISS, WatchdogStat::WatchdogMegaMiss)]
+        {
+            if late >= limit {
+                self.admin.server_stats.main_thread.iter().for_each(|stats| stats.increment(core, stat));
+            }
+        }
+    }
+
+    /// The first signal begins to leave, the second ends.
+    fn on_end_signal(&mut self, name: &str) -> Option<Ending> {
+        if self.drain_deadline.is_some() {
+            tracing::warn!(target: "main", "second signal ({name}): ending at once");
+            return Some(Ending::AtOnce);
+        }
+        let drain_time = self.lifecycle.drain_time();
+        self.lifecycle.leave();
+        self.publisher.wake_all();
+        self.drain_deadline = Some(Instant::now() + drain_time);
+        tracing::warn!(
+            target: "main",
+            "caught {name}: draining {} connections for up to {} s; a second signal ends at once",
+            self.lifecycle.connections(),
+            drain_time.as_secs()
+        );
+        None
+    }
+
+    fn drain_state(&self) -> Option<Ending> {
+        if self.lifecycle.is_drained() {
+            return Some(Ending::Drained);
+        }
+        self.drain_deadline.filter(|deadline| Instant::now() >= *deadline).map(|_| Ending::DrainTimeOver)
+    }
+
+    fn end(&self, ending: Ending) -> Ending {
+        let left = self.lifecycle.connections();
+        self.lifecycle.end();
+        self.publisher.wake_all();
+        match ending {
+            Ending::Drained => tracing::info!(target: "main", "drained; exiting"),
+            Ending::DrainTimeOver => tracing::warn!(target: "main", "drain time over; closing {left} connections"),
+            Ending::AtOnce => tracing::warn!(target: "main", "exiting; closing {left} connections"),
+        }
+        ending
+    }
+
+    /// Source: Envoy, `/drain_listeners`.
+    fn drain_listeners(&mut self, graceful: bool, inbound_only: bool, keep_listeners: bool) {
+        match (graceful, keep_listeners) {
+            (_, true) => self.lifecycle.begin_drain(inbound_only),
+            (true, false) => {
+                self.lifecycle.begin_drain(inbound_only);
+                self.listeners_stop_at = Some((Instant::now() + self.lifecycle.drain_time(), inbound_only));
+            }
+            (false, false) => self.lifecycle.stop_listeners(inbound_only),
+        }
+        self.publisher.wake_all();
+    }
+
+    fn stop_drained_listeners(&mut self) {
+        if let Some((_, inbound_only)) = self.listeners_stop_at.take() {
+            self.lifecycle.stop_listeners(inbound_only);
+            self.publisher.wake_all();
+        }
+    }
+}
+
+/// Starts to resolve the names of every cluster that has some; returns how many clusters have to become warm.
+fn spawn_dns(snapshot: &Snapshot, registry: &Registry, updates: mpsc::UnboundedSender<Update>) -> usize {
+    let named = snapshot.clusters.iter().enumerate().filter(|(_, cluster)| cluster.dns.is_some());
+    let mut resolvers = None;
+    let mut count = 0;
+    for (index, cluster) in named {
+        let resolvers = resolvers.get_or_insert_with(|| Arc::new(Resolvers::default())).clone();
+        let (endpoints, warm) = (updates.clone(), updates.clone());
+        let index = ClusterIndex(index as u32);
+        // The receiver lives as long as the thread.
+        let publish = move |cluster| drop(endpoints.send(Update::Endpoints(index, Box::new(cluster))));
+        let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(dns::run(
+            cluster.clone(),
+            registry.config_core(),
+            registry.core_count(),
+            resolvers,
+            publish,
+            move || drop(warm.send(Update::Warm)),
+        ));
+        tokio::task::spawn_local(task);
+        count += 1;
+    }
+    count
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period.max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick of an interval comes at once.
+    ticks.reset();
+    ticks
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Caught {
+        tokio::select! {
+            _ = self.terminate.recv() => Caught::End("SIGTERM"),
+            _ = self.interrupt.recv() => Caught::End("SIGINT"),
+            _ = self.reopen.recv() => Caught::Reopen,
+            _ = self.hangup.recv() => Caught::Nothing,
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Caught {
+    /// To end the process; the signal's name.
+    End(&'static str),
+    /// To reopen access logs.
+    Reopen,
+    /// Nothing, as SIGHUP does.
+    Nothing,
+}
+
+/// Commands from the admin server that wait.
+const COMMANDS_MAX: usize = 16;
+/// How long changes of endpoints are gathered before they are published together.
+const UPDATES_GATHER: Duration = Duration::from_millis(2);
+/// How often a process that leaves looks whether it is drained.
+const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests;

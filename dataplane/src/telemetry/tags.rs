@@ -1,0 +1,229 @@
+//! Tags: parts of a stat's name that say which cluster, listener or status it is about, taken out of the name for Prometheus.
+//!
+//! Source: Envoy, TagSpecifier. Each extractor looks at the whole original name; what the first group of its pattern matches is
+//! taken out, the second group (or else the first) is the value.
+
+use std::ops::Range;
+
+use regex::Regex;
+use thiserror::Error;
+
+/// Takes tags out of names.
+#[derive(Debug, Default)]
+pub struct TagExtractor {
+    extractors: Vec<Extractor>,
+    /// Tags with the same value for every stat.
+    fixed: Vec<(Box<str>, Box<str>)>,
+}
+
+#[derive(Debug)]
+struct Extractor {
+    tag: Box<str>,
+    /// How every name that the pattern matches begins.
+    prefix: &'static str,
+    pattern: Regex,
+}
+
+/// Why a tag cannot be extracted.
+#[derive(Debug, Error)]
+pub enum TagError {
+    /// The pattern cannot be read.
+    #[error("is no valid pattern: {0}")]
+    Pattern(#[from] regex::Error),
+    /// The pattern has no group.
+    #[error("needs at least one group in parentheses: what it matches is taken out of the name")]
+    NoGroup,
+    /// Neither pattern nor value, and the name is not one of Envoy's.
+    #[error("`{0}` is not one of Envoy's default tags, so it needs a regex or fixed_value")]
+    UnknownDefault(String),
+}
+
+/// A name without its tags, and the tags.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tagged {
+    /// The name that all stats of one kind share.
+    pub name: String,
+    /// Tags and values, in the order of the extractors.
+    pub tags: Vec<(String, String)>,
+}
+
+impl TagExtractor {
+    /// Envoy's default tags.
+    pub fn with_defaults() -> Self {
+        let mut extractor = Self::default();
+        for (tag, prefix, pattern) in DEFAULT_TAGS {
+            // The patterns are tested: one that does not compile would be missing from the list below.
+            extractor.extractors.extend(Extractor::new(tag, prefix, pattern));
+        }
+        extractor
+    }
+
+    /// Adds a tag with a pattern of its own.
+    pub fn add_pattern(&mut self, tag: &str, pattern: &str) -> Result<(), TagError> {
+        self.extractors.push(Extractor::new(tag, "", pattern)?);
+        Ok(())
+    }
+
+    /// Adds one of Envoy's default tags.
+    pub fn add_default(&mut self, tag: &str) -> Result<(), TagError> {
+        let before = self.extractors.len();
+        for (known, prefix, pattern) in DEFAULT_TAGS.iter().filter(|(known, ..)| *known == tag) {
+            self.extractors.push(Extractor::new(known, prefix, pattern)?);
+        }
+        if self.extractors.len() == before { Err(TagError::UnknownDefault(tag.to_owned())) } else { Ok(()) }
+    }
+
+    /// Adds a tag with one value for every stat.
+    pub fn add_fixed(&mut self, tag: &str, value: &str) {
+        self.fixed.push((tag.into(), value.into()));
+    }
+
+    /// Takes the tags out of `name`.
+    pub fn extract(&self, name: &str) -> Tagged {
+        let mut tagged = Tagged::default();
+        let mut removed: Vec<Range<usize>> = Vec::new();
+        for (tag, value) in &self.fixed {
+            tagged.tags.push((tag.to_string(), value.to_string()));
+        }
+        for extractor in &self.extractors {
+            // Of several patterns for one tag the first that matches counts.
+            if !name.starts_with(extractor.prefix) || tagged.tags.iter().any(|(tag, _)| **tag == *extractor.tag) {
+                continue;
+            }
+            let Some(found) = extractor.pattern.captures(name) else { continue };
+            let Some(taken) = found.get(1).filter(|group| !group.is_empty()) else { continue };
+            let value = found.get(2).filter(|group| !group.is_empty()).unwrap_or(taken);
+            tagged.tags.push((extractor.tag.to_string(), value.as_str().to_owned()));
+            removed.push(taken.range());
+        }
+        removed.sort_by_key(|range| range.start);
+        let mut kept_to = 0;
+        for range in removed {
+            tagged.name.push_str(name.get(kept_to..range.start).unwrap_or_default());
+            kept_to = kept_to.max(range.end);
+        }
+        tagged.name.push_str(name.get(kept_to..).unwrap_or_default());
+        tagged
+    }
+}
+
+impl Extractor {
+    fn new(tag: &str, prefix: &'static str, pattern: &str) -> Result<Self, TagError> {
+        let pattern = Regex::new(pattern)?;
+        if pattern.captures_len() < 2 {
+            return Err(TagError::NoGroup);
+        }
+        Ok(Self { tag: tag.into(), prefix, pattern })
+    }
+}
+
+/// Envoy's default tags that this proxy's stats can meet: tag, how matching names begin, pattern.
+/// Source: Envoy, "Statistics, tags"; checked against the labels that Envoy 1.40 gives.
+const DEFAULT_TAGS: &[(&str, &str, &str)] = &[
+    ("envoy.response_code", "", r"_rq(_(\d{3}))$"),
+    ("envoy.response_code_class", "", r"_rq_(\d)xx$"),
+    ("envoy.grpc_bridge_method", "cluster.", r"^cluster\.[^.]+\.grpc\.[^.]+\.(([^.]+)\.)\w+$"),
+    ("envoy.http_user_agent", "http.", r"^http\.[^.]+\.user_agent\.(([^.]+)\.)\w+$"),
+    ("envoy.virtual_cluster", "vhost.", r"^vhost\.[^.]+\.vcluster\.(([^.]+)\.)\w+$"),
+    ("envoy.fault_downstream_cluster", "http.", r"^http\.[^.]+\.fault\.(([^.]+)\.)\w+$"),
+    ("envoy.ssl_cipher", "listener.", r"^listener\..*?\.ssl\.cipher(\.(.*?))$"),
+    ("cipher_suite", "cluster.", r"^cluster\.[^.]+\.ssl\.ciphers(\.(.*?))$"),
+    ("envoy.grpc_bridge_service", "cluster.", r"^cluster\.[^.]+\.grpc\.(([^.]+)\.)"),
+    ("envoy.tcp_prefix", "tcp.", r"^tcp\.((.*?)\.)\w+$"),
+    ("envoy.udp_prefix", "udp.", r"^udp\.((.*?)\.)\w+$"),
+    ("envoy.clientssl_prefix", "auth.", r"^auth\.clientssl\.((.*?)\.)\w+$"),
+    ("envoy.ratelimit_prefix", "ratelimit.", r"^ratelimit\.((.*?)\.)\w+$"),
+    ("envoy.cluster_name", "cluster.", r"^cluster\.(([^.]+)\.)"),
+    ("envoy.http_conn_manager_prefix", "listener.", r"^listener\..*?\.http\.(([^.]+)\.)"),
+    ("envoy.http_conn_manager_prefix", "http.", r"^http\.(([^.]+)\.)"),
+    ("envoy.worker_id", "listener.", r"^listener\..*?\.worker(_(\d+))\."),
+    ("envoy.worker_id", "server.", r"^server\.worker(_(\d+))\."),
+    ("envoy.worker_id", "torus.", r"^torus\.worker(_(\d+))\."),
+    ("envoy.listener_address", "listener.", r"^listener\.(((?:\d{1,3}(?:\.\d{1,3}){3}|\[[a-fA-F_\d]+\])_\d+)\.)"),
+    ("envoy.virtual_host", "vhost.", r"^vhost\.(([^.]+)\.)"),
+    ("envoy.route", "vhost.", r"^vhost\.[^.]+\.route\.(([^.]+)\.)"),
+    ("envoy.rds_route_config", "http.", r"^http\.[^.]+\.rds\.((.*?)\.)\w+$"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_tags_are_those_of_envoy() {
+        let extractor = TagExtractor::with_defaults();
+        assert_eq!(extractor.extractors.len(), DEFAULT_TAGS.len(), "every pattern compiles");
+        let check = |name: &str, without: &str, tags: &[(&str, &str)]| {
+            let tagged = extractor.extract(name);
+            assert_eq!(tagged.name, without);
+            let found: Vec<_> = tagged.tags.iter().map(|(tag, value)| (tag.as_str(), value.as_str())).collect();
+            assert_eq!(found, tags, "{name}");
+        };
+        // Recorded from Envoy 1.40's /stats/prometheus.
+        check("server.live", "server.live", &[]);
+        check("cluster.c1.upstream_rq_total", "cluster.upstream_rq_total", &[("envoy.cluster_name", "c1")]);
+        check(
+            "cluster.c1.external.upstream_rq_200",
+            "cluster.external.upstream_rq",
+            &[("envoy.response_code", "200"), ("envoy.cluster_name", "c1")],
+        );
+        check(
+            "cluster.c1.upstream_rq_2xx",
+            "cluster.upstream_rq_xx",
+            &[("envoy.response_code_class", "2"), ("envoy.cluster_name", "c1")],
+        );
+        check("http.in.no_route", "http.no_route", &[("envoy.http_conn_manager_prefix", "in")]);
+        check(
+            "listener.127.0.0.1_29080.http.in.downstream_rq_4xx",
+            "listener.http.downstream_rq_xx",
+            &[
+                ("envoy.response_code_class", "4"),
+                ("envoy.http_conn_manager_prefix", "in"),
+                ("envoy.listener_address", "127.0.0.1_29080"),
+            ],
+        );
+        check(
+            "listener.[__1]_80.worker_0.downstream_cx_total",
+            "listener.worker.downstream_cx_total",
+            &[("envoy.worker_id", "0"), ("envoy.listener_address", "[__1]_80")],
+        );
+        check("listener.admin.downstream_cx_total", "listener.admin.downstream_cx_total", &[]);
+        check(
+            "listener.admin.http.admin.downstream_rq_completed",
+            "listener.admin.http.downstream_rq_completed",
+            &[("envoy.http_conn_manager_prefix", "admin")],
+        );
+        check("server.worker_1.watchdog_miss", "server.worker.watchdog_miss", &[("envoy.worker_id", "1")]);
+        check(
+            "vhost.vh.vcluster.other.upstream_rq_retry",
+            "vhost.vcluster.upstream_rq_retry",
+            &[("envoy.virtual_cluster", "other"), ("envoy.virtual_host", "vh")],
+        );
+        check(
+            "vhost.vh.route.r.upstream_rq_404",
+            "vhost.route.upstream_rq",
+            &[("envoy.response_code", "404"), ("envoy.virtual_host", "vh"), ("envoy.route", "r")],
+        );
+    }
+
+    #[test]
+    fn own_tags_take_names_apart_as_istio_does() {
+        let mut extractor = TagExtractor::default();
+        extractor.add_pattern("cluster_name", r"^cluster\.((.+?(\..+?\.svc\.cluster\.local)?)\.)").unwrap();
+        extractor.add_pattern("response_code", r"(response_code=\.=(.+?);\.;)|_rq(_(\.d{3}))$").unwrap();
+        extractor.add_fixed("mesh", "m");
+        let tagged = extractor.extract("cluster.outbound|80||a.b.svc.cluster.local.upstream_rq_total");
+        assert_eq!(tagged.name, "cluster.upstream_rq_total");
+        let tags: Vec<_> = tagged.tags.iter().map(|(tag, value)| format!("{tag}={value}")).collect();
+        assert_eq!(tags, ["mesh=m", "cluster_name=outbound|80||a.b.svc.cluster.local"]);
+    }
+
+    #[test]
+    fn bad_tags_say_what_they_need() {
+        let mut extractor = TagExtractor::default();
+        assert!(matches!(extractor.add_pattern("a", "("), Err(TagError::Pattern(_))));
+        assert!(matches!(extractor.add_pattern("a", "b"), Err(TagError::NoGroup)));
+        assert!(matches!(extractor.add_default("a"), Err(TagError::UnknownDefault(_))));
+        assert!(extractor.add_default("envoy.cluster_name").is_ok());
+    }
+}
