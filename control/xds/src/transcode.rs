@@ -111,8 +111,9 @@ impl<'a> Encoder<'a, '_> {
         if !field.is_repeated() {
             return self.value(node, field, field.number(), field.has_presence(), out);
         }
+        // Envoy takes one value for a list of one.
         if node.content() != Content::Sequence {
-            return self.error(node, format!("a list is expected, not {}", node.noun()));
+            return self.value(node, field, field.number(), true, out);
         }
         for (index, element) in node.elements().enumerate() {
             self.path.push_index(index);
@@ -200,11 +201,12 @@ impl<'a> Encoder<'a, '_> {
                 return self.fixed(node, text, kind, number, keep_default, out);
             }
             Kind::Bool => {
+                // Envoy takes the two words of JSON with quotes, and those of YAML 1.1 without.
                 let value = match node.document().format() {
-                    Format::Yaml => scalar::yaml_bool(text),
-                    Format::Json => text.parse().ok(),
+                    Format::Yaml if plain => scalar::yaml_bool(text),
+                    _ => text.parse().ok(),
                 };
-                match value.filter(|_| plain) {
+                match value {
                     Some(value) => Some(u64::from(value)),
                     None => return self.error(node, format!("`{}` is neither true nor false", shown(text))),
                 }
@@ -251,7 +253,10 @@ impl<'a> Encoder<'a, '_> {
     }
 
     fn enum_number(&mut self, node: Node<'a>, text: &str, enumeration: EnumType) -> Option<i32> {
-        if let Some(number) = enumeration.number(text) {
+        let exact = enumeration.number(text);
+        let any_case =
+            || enumeration.values().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, number)| number);
+        if let Some(number) = exact.or_else(any_case) {
             return Some(number);
         }
         let number = scalar::integer(text).and_then(|number| i32::try_from(number).ok());

@@ -40,6 +40,15 @@ fn scalars_enums_and_lists() {
 }
 
 #[test]
+fn what_envoy_takes_is_taken() {
+    let cluster: Cluster =
+        from_yaml("{lb_policy: ring_hash, respect_dns_ttl: 'true', health_checks: {timeout: 1s}}").unwrap();
+    assert_eq!((cluster.lb_policy, cluster.respect_dns_ttl, cluster.health_checks.len()), (2, true, 1));
+    let cluster: Cluster = from_yaml("{lb_policy: 2, respect_dns_ttl: on, name: 5}").unwrap();
+    assert_eq!((cluster.lb_policy, cluster.respect_dns_ttl, &*cluster.name), (2, true, "5"));
+}
+
+#[test]
 fn structs_take_envoys_types() {
     let check = |node: EnvoyNode, expected: &str| {
         let fields = node.metadata.unwrap().fields;
@@ -134,10 +143,9 @@ fn errors_say_where_and_what_was_meant() {
         "per_connection_buffer_limit_bytes: -1",
         "yaml:1:36: per_connection_buffer_limit_bytes: `-1` is not a whole number from 0 to 4294967295",
     );
-    check_error::<Cluster>("health_checks: {}", "yaml:1:16: health_checks: a list is expected, not a mapping");
     check_error::<Cluster>("name: [a]", "yaml:1:7: name: a text is expected, not a list");
     check_error::<Cluster>("- a", "yaml:1:1: Cluster is a mapping of fields, not a list");
-    check_error::<Cluster>("respect_dns_ttl: \"true\"", "yaml:1:18: respect_dns_ttl: `true` is neither true nor false");
+    check_error::<Cluster>("respect_dns_ttl: \"yes\"", "yaml:1:18: respect_dns_ttl: `yes` is neither true nor false");
     check_error::<Cluster>(
         "connectTimeout: 1s\nconnect_timeout: 1s",
         "yaml:2:1: connect_timeout: `connect_timeout` is given twice, once in each spelling",
