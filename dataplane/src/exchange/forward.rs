@@ -46,7 +46,7 @@ impl Exchange {
         let random = core.random.borrow_mut().next_u64();
         // Cookies that the hash policy makes wait here for the reply.
         self.text.clear();
-        let weight_hash = if forward.weighs_by_hash() { self.request_hash(scope, matched) } else { None };
+        let weight_hash = if forward.weighs_by_hash() { self.request_hash(scope, matched, false) } else { None };
         let choice = matched.choose_cluster(&self.request.headers, random, weight_hash);
         let weighted = choice.weighted;
         let found = match choice.target {
@@ -69,8 +69,9 @@ impl Exchange {
             self.text.push(b'}');
             let text = std::mem::take(&mut self.text);
             let details = String::from_utf8_lossy(&text);
-            let body = "";
-            let refusal = Refusal::new(400, body, Some(ResponseFlag::InvalidEnvoyRequestHeaders), &details);
+            let value = String::from_utf8_lossy(self.request.headers.get(name).unwrap_or_default());
+            let body = format!("invalid header '{}' with value '{value}'", name.as_str());
+            let refusal = Refusal::new(400, &body, Some(ResponseFlag::InvalidEnvoyRequestHeaders), &details);
             let after = self.refuse(scope, client, Some((matched, weighted)), &refusal);
             drop(details);
             self.text = text;
@@ -82,7 +83,7 @@ impl Exchange {
         };
         let timeouts = EffectiveTimeouts::take(forward, options, &mut self.request.headers, &mut self.route_scratch);
         self.retry.start(&forward.retry, &mut self.request.headers, &mut self.route_scratch);
-        let hash = cluster.policy.hashing().and_then(|_| self.request_hash(scope, matched));
+        let hash = cluster.policy.hashing().and_then(|_| self.request_hash(scope, matched, true));
         let keep_original = !router.suppress_envoy_headers;
         let (request, scratch) = (&mut self.request.headers, &mut self.route_scratch);
         matched.finalize_request(weighted, keep_original, &self.info, request, scratch);
@@ -267,7 +268,7 @@ impl Exchange {
         self.note(Some(ResponseFlag::DownstreamConnectionTermination), "downstream_remote_disconnect");
     }
 
-    fn request_hash(&mut self, scope: &Scope<'_>, matched: &Match<'_>) -> Option<u64> {
+    fn request_hash(&mut self, scope: &Scope<'_>, matched: &Match<'_>, make_cookies: bool) -> Option<u64> {
         self.text.clear();
         let connection = scope.connection;
         let hashed = HashedConnection {
@@ -275,7 +276,8 @@ impl Exchange {
             direct_remote: Some(&connection.direct_remote),
             local: Some(&connection.local),
         };
-        matched.hash(&self.request.headers, hashed, &mut self.text, &mut self.route_scratch)
+        let cookies = make_cookies.then_some(&mut self.text);
+        matched.hash(&self.request.headers, hashed, cookies, &mut self.route_scratch)
     }
 
     fn apply_route_deadlines(

@@ -5,6 +5,7 @@ use torus_codec::{BodyLength, Known, Malformed};
 use super::client::Client;
 use super::{After, Exchange, Scope};
 use crate::downstream::edge::{self, EdgeRefusal};
+use crate::route::local_reply::LocalReply;
 use crate::route::{Match, Weighted};
 use crate::telemetry::format::LogType;
 use crate::telemetry::stream_info::ResponseFlag;
@@ -98,14 +99,9 @@ impl Exchange {
         overloaded: bool,
         close: bool,
     ) -> After {
-        let mut status = status;
         let response = &mut self.response.headers;
         response.clear();
         response.append_known(Known::Status, Decimal::new(u64::from(status)).as_bytes());
-        if !self.body.is_empty() {
-            response.append_known(Known::ContentLength, b"");
-            response.append_known(Known::ContentType, b"text/plain");
-        }
         if overloaded && !scope.manager.router.suppress_envoy_headers {
             response.append_known(Known::XEnvoyOverloaded, b"true");
         }
@@ -113,12 +109,7 @@ impl Exchange {
             let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
             matched.finalize_response(weighted, &self.info, request, response, scratch);
         }
-        self.info.response_code = status;
-        let random = scope.core.random.borrow_mut().next_u64();
-        let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
-        let (info, body) = (&mut self.info, &mut self.body);
-        scope.manager.local_reply.map(info, request, response, &mut status, body, random, scratch);
-        self.send_own_reply(scope, client, status, close)
+        self.send_mapped_reply(scope, client, status, close)
     }
 
     pub(super) fn send_redirect(
@@ -138,7 +129,7 @@ impl Exchange {
             let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
             matched.finalize_response(Weighted::default(), &self.info, request, response, scratch);
         }
-        self.send_own_reply(scope, client, status, false)
+        self.send_mapped_reply(scope, client, status, false)
     }
 
     pub(super) fn send_direct_response(
@@ -156,17 +147,26 @@ impl Exchange {
         self.body = body;
         let response = &mut self.response.headers;
         response.append_known(Known::Status, Decimal::new(u64::from(status)).as_bytes());
-        if !self.body.is_empty() {
-            response.append_known(Known::ContentLength, b"");
-            response.append_known(Known::ContentType, content_type.unwrap_or("text/plain").as_bytes());
-        }
         if !location.is_empty() {
             response.append_known(Known::Location, &location);
         }
         self.text = location;
         let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
         matched.finalize_response(Weighted::default(), &self.info, request, response, scratch);
-        self.send_own_reply(scope, client, status, false)
+        if let Some(content_type) = content_type {
+            response.set_known(Known::ContentType, content_type.as_bytes());
+        }
+        self.send_mapped_reply(scope, client, status, false)
+    }
+
+    /// Lets `local_reply_config` rewrite the reply, then sends it.
+    fn send_mapped_reply(&mut self, scope: &Scope<'_>, client: &mut Client, status: u16, close: bool) -> After {
+        let random = scope.core.random.borrow_mut().next_u64();
+        let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
+        let mut reply = LocalReply { status, headers: &mut self.response.headers, body: &mut self.body };
+        scope.manager.local_reply.map(&mut reply, &mut self.info, request, random, scratch);
+        let status = reply.status;
+        self.send_own_reply(scope, client, status, close)
     }
 
     /// Answers where a header change made a reply that is no HTTP.

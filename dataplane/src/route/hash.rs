@@ -33,7 +33,7 @@ struct Entry {
 enum Source {
     Header(HeaderName, Option<Box<Substitution>>),
     Cookie(Box<Cookie>),
-    SourceIp,
+    ClientAddress,
     QueryParameter(Box<str>),
     /// Needs filters that set it; finds nothing.
     FilterState,
@@ -85,7 +85,7 @@ impl HashPolicy {
                     Some(Source::Cookie(Box::new(context.within("cookie", |context| Cookie::parse(cookie, context))?)))
                 }
                 Some(PolicySpecifier::ConnectionProperties(properties)) => {
-                    properties.source_ip.then_some(Source::SourceIp)
+                    properties.source_ip.then_some(Source::ClientAddress)
                 }
                 Some(PolicySpecifier::QueryParameter(parameter)) => context.within("query_parameter", |context| {
                     Ok(Some(Source::QueryParameter(context.non_empty("name", &parameter.name)?.into())))
@@ -124,12 +124,18 @@ impl Cookie {
     }
 
     /// The hash of the request's cookie, or of one that is made and added to `cookies`.
-    fn hash(&self, request: &HeaderMap, connection: HashedConnection<'_>, cookies: &mut Vec<u8>) -> Option<u64> {
+    fn hash(
+        &self,
+        request: &HeaderMap,
+        connection: HashedConnection<'_>,
+        cookies: Option<&mut Vec<u8>>,
+    ) -> Option<u64> {
         let value = cookie_value(request, self.name.as_bytes()).filter(|value| !value.is_empty());
         if let Some(value) = value {
             return Some(xxh64(value, 0));
         }
         let attributes = &self.make.as_ref()?.attributes;
+        let cookies = cookies?;
         // The value stands for the connection, so that requests racing on it agree.
         let start = cookies.len();
         for address in [connection.direct_remote, connection.local].into_iter().flatten() {
@@ -146,19 +152,19 @@ impl Cookie {
 }
 
 impl Match<'_> {
-    /// The hash of `hash_policy`; call it only for ring-hash and Maglev clusters. Cookies that the policy makes are added to
-    /// `cookies` as whole `set-cookie` values, each ended by a NUL byte; add them to the reply.
+    /// The hash of `hash_policy`. For ring-hash and Maglev clusters, cookies that the policy makes are added to `cookies` as
+    /// whole `set-cookie` values, each ended by a NUL byte; add them to the reply. With `None` no cookie is made.
     pub fn hash(
         &self,
         request: &HeaderMap,
         connection: HashedConnection<'_>,
-        cookies: &mut Vec<u8>,
+        mut cookies: Option<&mut Vec<u8>>,
         scratch: &mut Scratch,
     ) -> Option<u64> {
         let Action::Forward(forward) = &self.route.action else { return None };
         let mut hash: Option<u64> = None;
         for entry in &forward.hash.0 {
-            if let Some(new) = entry.source.hash(request, connection, cookies, scratch) {
+            if let Some(new) = entry.source.hash(request, connection, cookies.as_deref_mut(), scratch) {
                 hash = Some(hash.unwrap_or(0).rotate_left(1) ^ new);
             }
             if entry.terminal && hash.is_some() {
@@ -174,13 +180,13 @@ impl Source {
         &self,
         request: &HeaderMap,
         connection: HashedConnection<'_>,
-        cookies: &mut Vec<u8>,
+        cookies: Option<&mut Vec<u8>>,
         scratch: &mut Scratch,
     ) -> Option<u64> {
         match self {
             Self::Header(name, rewrite) => header_hash(name, rewrite.as_deref(), request, scratch),
             Self::Cookie(cookie) => cookie.hash(request, connection, cookies),
-            Self::SourceIp => {
+            Self::ClientAddress => {
                 let ip = connection.remote?.ip()?.ip();
                 scratch.value.clear();
                 let _ = write!(scratch.value, "{ip}");
@@ -214,7 +220,7 @@ fn header_hash(
         ranges.push((start, value.len()));
     }
     ranges.sort_unstable_by(|a, b| value.get(a.0..a.1).cmp(&value.get(b.0..b.1)));
-    // Envoy hashes a list of texts as a chain: the hash of one is the seed of the next.
+    // The hash of one value is the seed of the next.
     let chain = ranges.iter().fold(0, |seed, (start, end)| {
         let mut hasher = Xxh64::new(seed);
         hasher.update(value.get(*start..*end).unwrap_or_default());

@@ -110,7 +110,7 @@ impl<'a> Match<'a> {
     }
 
     /// For [`super::Action::DirectResponse`]: writes the body into `body` (cleared first) and the `location` into `location`
-    /// (empty where none belongs), and gives status and content type (`None`: `text/plain` where there is a body).
+    /// (empty where none belongs), and gives the status and the content type to set after [`Self::finalize_response`], if any.
     pub fn direct_response(
         &self,
         context: &FormatContext<'_>,
@@ -130,7 +130,7 @@ impl<'a> Match<'a> {
             }
             Some(format) => {
                 format.write(&FormatContext { local_reply_body: &direct.body, ..*context }, body);
-                (direct.status, Some(format.content_type()))
+                (direct.status, format.own_content_type())
             }
         }
     }

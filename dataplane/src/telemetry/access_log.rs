@@ -21,6 +21,7 @@ use super::names::{FilesystemStat, TorusStat};
 use crate::config::parse::ParseContext;
 use crate::config::parse::context::type_name;
 use crate::config::reject::Refused;
+use crate::route::Scratch;
 
 pub mod sink;
 
@@ -72,7 +73,7 @@ impl AccessLog {
     ///
     /// Allocates nothing once the worker's buffers have grown.
     pub fn log(&self, buffers: &mut LogBuffers, context: &FormatContext<'_>, random: u64) {
-        if self.filter.as_ref().is_none_or(|filter| filter.takes(context, random)) {
+        if self.filter.as_ref().is_none_or(|filter| filter.takes(context, random, &mut buffers.scratch)) {
             buffers.append(&self.sink, |line| self.format.write(context, line));
         }
     }
@@ -119,13 +120,15 @@ pub struct LogBuffers {
     buffers: Vec<Filled>,
     filesystem: Arc<Stats<FilesystemStat>>,
     torus: Arc<Stats<TorusStat>>,
+    /// For filters that look at fields.
+    scratch: Scratch,
 }
 
 impl LogBuffers {
     /// Empty buffers for the worker `core`.
     pub fn new(sinks: Arc<LogSinks>, core: Core) -> Self {
         let (filesystem, torus) = (sinks.filesystem_stats(), sinks.torus_stats());
-        Self { sinks, core, buffers: Vec::new(), filesystem, torus }
+        Self { sinks, core, buffers: Vec::new(), filesystem, torus, scratch: Scratch::default() }
     }
 
     /// How often [`Self::flush`] is to be called. Source: Envoy, `--file-flush-interval-msec`.

@@ -213,6 +213,11 @@ impl ResponseFlags {
         self.0 & (1 << flag as u32) != 0
     }
 
+    /// Whether the two sets share a flag.
+    pub fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// Whether no flag is set.
     pub fn is_empty(self) -> bool {
         self.0 == 0

@@ -14,6 +14,9 @@ use std::time::SystemTime;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use torus_codec::headers::HeaderMap;
 
+pub(super) use self::operator::grpc_code;
+pub use self::operator::http_to_grpc;
+
 use self::operator::Written;
 use self::parse::Piece;
 use super::stream_info::StreamInfo;
@@ -70,6 +73,12 @@ pub enum LogType {
 }
 
 impl LogType {
+    /// The type that Envoy calls `name`; kinds that a proxy without TCP and UDP listeners never meets count as `NotSet`.
+    pub fn from_name(name: &str) -> Self {
+        let all = [Self::DownstreamStart, Self::DownstreamPeriodic, Self::DownstreamEnd];
+        all.into_iter().find(|kind| kind.name() == name).unwrap_or_default()
+    }
+
     /// Envoy's name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -115,7 +124,7 @@ impl Format {
         let pieces =
             parse::pieces(text).map_err(|wrong| context.problems.reject_with(field, wrong.reason, wrong.suggestion))?;
         let missing = if omit_empty_values { "" } else { "-" };
-        Ok(Self { kind: Kind::Text { pieces: pieces.into(), missing }, content_type: "text/plain".into() })
+        Ok(Self { kind: Kind::Text { pieces: pieces.into(), missing }, content_type: TEXT_PLAIN.into() })
     }
 
     #[allow(deprecated, reason = "text_format is still common")]
@@ -169,6 +178,11 @@ impl Format {
         }
     }
 
+    /// The content type that a direct response sets itself: what is configured, or `application/json` for a JSON format.
+    pub fn own_content_type(&self) -> Option<&str> {
+        (&*self.content_type != TEXT_PLAIN).then_some(&*self.content_type)
+    }
+
     /// `content_type` where set; else `text/plain`, or `application/json` for a JSON format.
     pub fn content_type(&self) -> &str {
         &self.content_type
@@ -196,6 +210,8 @@ pub fn data_source(source: &core::DataSource, context: &mut ParseContext) -> Res
         }
     }
 }
+
+const TEXT_PLAIN: &str = "text/plain";
 
 /// Formatter extensions whose operators are built in here.
 const KNOWN_FORMATTERS: [&str; 2] = [

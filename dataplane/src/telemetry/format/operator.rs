@@ -496,21 +496,27 @@ impl GrpcForm {
 }
 
 /// From the trailers, else the head, else what the HTTP status stands for.
-/// Source: gRPC, "HTTP to gRPC Status Code Mapping".
-fn grpc_code(context: &FormatContext<'_>) -> Option<u64> {
+pub(in crate::telemetry) fn grpc_code(context: &FormatContext<'_>) -> Option<u64> {
     let read = |headers: Option<&HeaderMap>| {
         let text = std::str::from_utf8(headers?.get_known(Known::GrpcStatus)?).ok()?;
         text.parse().ok()
     };
     read(context.response_trailers).or_else(|| read(context.response)).or(match context.info.response_code {
         0 => None,
-        400 => Some(13),
-        401 => Some(16),
-        403 => Some(7),
-        404 => Some(12),
-        429 | 502 | 503 | 504 => Some(14),
-        _ => Some(2),
+        status => Some(http_to_grpc(status)),
     })
+}
+
+/// The gRPC status that an HTTP status stands for. Source: gRPC, "HTTP to gRPC Status Code Mapping".
+pub fn http_to_grpc(status: u16) -> u64 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
 }
 
 /// Source: gRPC, "Status codes and their use in gRPC"; Envoy's spelling.
