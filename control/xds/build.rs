@@ -1,4 +1,4 @@
-//! Turns schema/*.txt into one blob that is read in place: see src/schema.rs for its layout.
+//! Turns schema/*.txt into two blobs that are read in place: see src/schema.rs for its layout.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,9 +35,10 @@ fn main() {
     for text in &texts {
         parse(text, &mut messages, &mut enums);
     }
-    let blob = Blob::build(&messages, &enums);
-    let out = Path::new(&env::var_os("OUT_DIR").expect("set by cargo")).join("schema.bin");
-    fs::write(out, blob).expect("OUT_DIR is writable");
+    let (records, names) = Blob::build(&messages, &enums);
+    let out = env::var_os("OUT_DIR").expect("set by cargo");
+    fs::write(Path::new(&out).join("schema.bin"), records).expect("OUT_DIR is writable");
+    fs::write(Path::new(&out).join("names.txt"), names).expect("OUT_DIR is writable");
 }
 
 fn parse<'a>(
@@ -125,12 +126,12 @@ fn parse_field<'a>(
 
 #[derive(Default)]
 struct Blob {
-    strings: Vec<u8>,
+    names: String,
     known: BTreeMap<String, u32>,
 }
 
 impl Blob {
-    fn build(messages: &BTreeMap<&str, Message<'_>>, enums: &BTreeMap<&str, Vec<(i32, &str)>>) -> Vec<u8> {
+    fn build(messages: &BTreeMap<&str, Message<'_>>, enums: &BTreeMap<&str, Vec<(i32, &str)>>) -> (Vec<u8>, String) {
         let mut blob = Self::default();
         let message_index: BTreeMap<&str, u16> = messages.keys().copied().zip(0..).collect();
         let enum_index: BTreeMap<&str, u16> = enums.keys().copied().zip(0..).collect();
@@ -164,18 +165,18 @@ impl Blob {
         for count in [messages.len(), field_count as usize, enums.len(), value_count as usize] {
             out.extend((count as u32).to_le_bytes());
         }
-        for section in [message_records, field_records, enum_records, value_records, blob.strings] {
+        for section in [message_records, field_records, enum_records, value_records] {
             out.extend(section);
         }
-        out
+        (out, blob.names)
     }
 
     fn push_name(&mut self, records: &mut Vec<u8>, name: &str) {
         let offset = match self.known.get(name) {
             Some(offset) => *offset,
             None => {
-                let offset = self.strings.len() as u32;
-                self.strings.extend(name.as_bytes());
+                let offset = self.names.len() as u32;
+                self.names.push_str(name);
                 self.known.insert(name.to_owned(), offset);
                 offset
             }

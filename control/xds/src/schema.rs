@@ -2,7 +2,7 @@
 //!
 //! `schema/envoy.txt` is generated from envoy-types' own descriptors (`schema/tests.rs` fails when it is stale and rewrites it with
 //! `TORUS_REGENERATE=1`); `schema/supplement.txt` adds the few types that the crate lacks. The build script packs both:
-//! four u32 counts (messages, fields, enums, values), then the records of each, then the names.
+//! four u32 counts (messages, fields, enums, values), then the records of each; and all names in one text.
 //! Records are little endian: message and enum `name_offset u32, name_length u16, count u16, first u32`;
 //! value `name_offset u32, name_length u16, zero u16, number i32`; field `name_offset u32, name_length u16, number u16, type u16,
 //! kind u8, map_key u8, flags u8, oneof u8`. Messages, enums and a message's fields are sorted by name.
@@ -13,6 +13,7 @@ use std::fmt;
 mod tests;
 
 static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.bin"));
+static NAMES: &str = include_str!(concat!(env!("OUT_DIR"), "/names.txt"));
 
 /// A message type.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +61,11 @@ impl MessageType {
         Self::named(type_url.rsplit('/').next().unwrap_or(type_url))
     }
 
+    /// The place in [`Self::all`], for tables with an entry for each message.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
     /// Every message, sorted by name.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..message_count()).map(|index| Self(index as u16))
@@ -89,7 +95,9 @@ impl MessageType {
         if let Some(index) = search(count as usize, name, |index| Field(first + index as u32).name()) {
             return Some(Field(first + index as u32));
         }
-        // A JSON name differs from the proto name only where a letter is upper case or an underscore fell before a digit.
+        if name.contains('_') {
+            return None;
+        }
         self.fields().find(|field| is_json_name(name, field.name()))
     }
 
@@ -298,10 +306,8 @@ fn enum_count() -> usize {
 }
 
 fn name_at(record: usize) -> &'static str {
-    let strings = enum_section() + (enum_count() + u32_at(12) as usize) * NAMED_BYTES;
-    let start = strings + u32_at(record) as usize;
-    let bytes = BLOB.get(start..start + usize::from(u16_at(record + 4))).unwrap_or_default();
-    std::str::from_utf8(bytes).unwrap_or_default()
+    let start = u32_at(record) as usize;
+    NAMES.get(start..start + usize::from(u16_at(record + 4))).unwrap_or_default()
 }
 
 fn u8_at(offset: usize) -> u8 {

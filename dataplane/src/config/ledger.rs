@@ -3,7 +3,6 @@
 //! `ledger/fields.txt` says it for each field of each message that is accepted; a message that is not listed is refused as a whole.
 //! [`refusals`] walks a configuration's wire bytes, whatever format it came in, and finds everything that asks for what is not there.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use torus_xds::path::Path;
@@ -15,7 +14,7 @@ mod page;
 #[cfg(test)]
 mod tests;
 
-use entries::{Entries, Entry, MessageEntry, Verdict};
+use entries::{Entries, Entry, Fields, MessageEntry, Verdict};
 pub use page::compatibility_page;
 
 /// A field, value or message in a configuration that asks for something that this version does not do.
@@ -67,20 +66,15 @@ impl<'a> Walker<'a> {
         self.depth -= 1;
     }
 
-    fn fields(
-        &mut self,
-        message: MessageType,
-        entries: &'static HashMap<u32, Entry>,
-        bytes: &'a [u8],
-        inherited: bool,
-    ) {
+    fn fields(&mut self, message: MessageType, entries: &'static Fields, bytes: &'a [u8], inherited: bool) {
         // Of a list of policies the first that is known counts: LoadBalancingPolicy.policies.
         let optional = message.full_name() == "envoy.config.cluster.v3.LoadBalancingPolicy.Policy"
-            || message.field("is_optional").is_some_and(|field| is_set(bytes, field));
+            || entries.is_optional.is_some_and(|field| is_set(bytes, field));
         let mut counts: Vec<(u32, usize)> = Vec::new();
         for (number, value) in wire::fields(bytes).flatten() {
             // Fields that the schema lacks were reported when the document was read; readers of wire bytes skip them.
-            let (Some(field), Some(entry)) = (message.field_numbered(number), entries.get(&number)) else { continue };
+            let Some(entry) = entries.get(number) else { continue };
+            let field = entry.field;
             self.path.push_field(field.name());
             if field.is_repeated() {
                 let index = match counts.iter_mut().find(|(known, _)| *known == number) {

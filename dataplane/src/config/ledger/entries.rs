@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use torus_xds::schema::MessageType;
+use torus_xds::schema::{Field, MessageType};
 
 /// What this version does about something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,15 +18,44 @@ pub(super) enum Verdict {
 /// What is said of a field, and of single values of it.
 #[derive(Debug)]
 pub(super) struct Entry {
+    pub(super) field: Field,
     pub(super) verdict: Verdict,
     /// Values that are refused although the field is honoured, with the feature that they ask for.
     pub(super) values: Vec<(&'static str, &'static str)>,
 }
 
+/// What is said of the fields of a message.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    by_number: Vec<Entry>,
+    /// The field that makes an extension optional, if the message has one.
+    pub(super) is_optional: Option<Field>,
+}
+
+impl Fields {
+    /// What is said of the field with wire number `number`.
+    pub(super) fn get(&self, number: u32) -> Option<&Entry> {
+        let place = self.by_number.binary_search_by_key(&number, |entry| entry.field.number()).ok()?;
+        self.by_number.get(place)
+    }
+
+    fn get_mut(&mut self, number: u32) -> Option<&mut Entry> {
+        let place = self.by_number.binary_search_by_key(&number, |entry| entry.field.number()).ok()?;
+        self.by_number.get_mut(place)
+    }
+
+    /// `None` where the field has an entry already.
+    fn insert(&mut self, entry: Entry) -> Option<()> {
+        let place = self.by_number.binary_search_by_key(&entry.field.number(), |entry| entry.field.number()).err()?;
+        self.by_number.insert(place, entry);
+        Some(())
+    }
+}
+
 /// What is said of a message.
 pub(super) enum MessageEntry<'a> {
-    /// Its fields by number.
-    Fields(&'a HashMap<u32, Entry>),
+    /// Its fields.
+    Fields(&'a Fields),
     /// The same of all of it.
     Whole(Verdict),
     /// Nothing, so it is refused.
@@ -36,7 +65,8 @@ pub(super) enum MessageEntry<'a> {
 /// The whole ledger.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    messages: HashMap<MessageType, HashMap<u32, Entry>>,
+    /// By [`MessageType::index`].
+    messages: Vec<Option<Fields>>,
     whole: HashMap<MessageType, Verdict>,
     foreign: HashMap<&'static str, Verdict>,
     /// Prefixes of type names, with what such types are.
@@ -48,7 +78,7 @@ pub(super) struct Entries {
 impl Entries {
     /// Reads the text; a line that makes no sense is kept among `faults` and refuses nothing.
     pub(super) fn parse(text: &'static str) -> Self {
-        let mut entries = Self::default();
+        let mut entries = Self { messages: MessageType::all().map(|_| None).collect(), ..Self::default() };
         let (mut message, mut field) = (None, None);
         for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
             if entries.line(line, &mut message, &mut field).is_none() {
@@ -62,20 +92,20 @@ impl Entries {
         let (name, verdict) = line.trim().split_once(": ").unwrap_or((line.trim(), ""));
         if line.starts_with("    ") {
             let Some(Verdict::Refused(feature)) = Verdict::parse(verdict) else { return None };
-            let entry = self.messages.get_mut(&(*message)?)?.get_mut(&(*field)?)?;
-            entry.values.push((name, feature));
+            self.fields_mut((*message)?)?.get_mut((*field)?)?.values.push((name, feature));
         } else if line.starts_with("  ") {
             let known = (*message)?.field(name).filter(|known| known.name() == name)?;
             *field = Some(known.number());
-            let entry = Entry { verdict: Verdict::parse(verdict)?, values: Vec::new() };
-            let earlier = self.messages.get_mut(&(*message)?)?.insert(known.number(), entry);
-            return earlier.is_none().then_some(());
+            let entry = Entry { field: known, verdict: Verdict::parse(verdict)?, values: Vec::new() };
+            return self.fields_mut((*message)?)?.insert(entry);
         } else if let Some(name) = name.strip_prefix("message ") {
             let known = MessageType::named(name)?;
             (*message, *field) = (None, None);
             if verdict.is_empty() {
                 *message = Some(known);
-                return self.messages.insert(known, HashMap::new()).is_none().then_some(());
+                let slot = self.messages.get_mut(known.index())?;
+                let fields = Fields { by_number: Vec::new(), is_optional: known.field("is_optional") };
+                return slot.replace(fields).is_none().then_some(());
             }
             self.whole.insert(known, Verdict::parse(verdict)?);
         } else if let Some(name) = name.strip_prefix("foreign ") {
@@ -90,11 +120,14 @@ impl Entries {
 
     /// What is said of `message`.
     pub(super) fn message(&self, message: MessageType) -> MessageEntry<'_> {
-        match (self.messages.get(&message), self.whole.get(&message)) {
-            (Some(fields), _) => MessageEntry::Fields(fields),
-            (None, Some(verdict)) => MessageEntry::Whole(verdict.clone()),
-            (None, None) => MessageEntry::Unlisted,
+        if let Some(Some(fields)) = self.messages.get(message.index()) {
+            return MessageEntry::Fields(fields);
         }
+        self.whole.get(&message).map_or(MessageEntry::Unlisted, |verdict| MessageEntry::Whole(verdict.clone()))
+    }
+
+    fn fields_mut(&mut self, message: MessageType) -> Option<&mut Fields> {
+        self.messages.get_mut(message.index())?.as_mut()
     }
 
     /// What is said of a message type that is not part of Envoy's own API.
@@ -120,8 +153,8 @@ impl Entries {
     }
 
     /// Messages with an entry for each field.
-    pub(super) fn listed(&self) -> impl Iterator<Item = (MessageType, &HashMap<u32, Entry>)> {
-        self.messages.iter().map(|(message, fields)| (*message, fields))
+    pub(super) fn listed(&self) -> impl Iterator<Item = (MessageType, &Fields)> {
+        MessageType::all().zip(&self.messages).filter_map(|(message, fields)| Some((message, fields.as_ref()?)))
     }
 
     /// Messages that one verdict covers.

@@ -48,7 +48,7 @@ fn rows(message: MessageType, body: &mut String, counts: &mut BTreeMap<&str, usi
     let mut fields: Vec<_> = message.fields().collect();
     fields.sort_by_key(|field| field.number());
     for field in fields {
-        let Some(entry) = entries.get(&field.number()) else { continue };
+        let Some(entry) = entries.get(field.number()) else { continue };
         let (word, mut note) = words(&entry.verdict);
         *counts.entry(word).or_default() += 1;
         for (value, feature) in &entry.values {

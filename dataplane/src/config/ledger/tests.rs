@@ -17,7 +17,7 @@ fn every_field_is_classified() {
     let mut missing = Vec::new();
     for (message, entries) in ENTRIES.listed() {
         for field in message.fields() {
-            match entries.get(&field.number()) {
+            match entries.get(field.number()) {
                 None => missing.push(format!("{message:?}.{field:?}: not classified")),
                 Some(entry) => {
                     let inner = field.message().filter(|_| entry.verdict == Verdict::Honoured);
