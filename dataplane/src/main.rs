@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use torus_proxy::admin::{AdminSocket, Facts};
 use torus_proxy::config::bootstrap::{self, Loaded};
 use torus_proxy::config::flags::{DrainStrategy, IoChoice, Mode, Options};
+use torus_proxy::config::ledger;
 use torus_proxy::config::lifecycle::{self, Lifecycle};
 use torus_proxy::config::publish;
 use torus_proxy::config::snapshot::Snapshot;
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
             return ExitCode::from(usage.exit_code());
         }
     };
+    if options.print_compatibility {
+        print!("{}", ledger::compatibility_page());
+        return ExitCode::SUCCESS;
+    }
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -11,6 +11,7 @@
 //! assert_eq!(errors[0].suggestion.as_deref(), Some("port_value"));
 //! ```
 
+mod binary;
 pub mod diagnostic;
 pub mod document;
 pub mod json;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use prost::{Message, Name};
 
+use crate::binary;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::document::{self, Document, Format};
 use crate::schema::MessageType;
@@ -71,6 +72,7 @@ pub fn encode(
                 encoded.documents.push(document);
             }
             Source::Binary(name, bytes) => {
+                binary::check(&name, message, &bytes, unknown_fields, &mut findings);
                 encoded.append(bytes);
                 encoded.file = name;
             }

@@ -14,14 +14,14 @@ use prost::Message;
 use thiserror::Error;
 use torus_xds::{Diagnostic, Encoded, MessageType, Source, UnknownFields, wire};
 
-use super::flags::Options;
+use super::flags::{Mode, Options};
 use super::parse::admin::{self, AdminConfig};
 use super::parse::context::Node;
 use super::parse::runtime::Runtime;
 use super::parse::{ParseContext, listener, node, overload, runtime};
 use super::reject::Refused;
 use super::snapshot::Snapshot;
-use super::{diagnostic, ledger};
+use super::{advice, diagnostic, ledger};
 use crate::cluster::{Cluster, ClusterIndex};
 use crate::telemetry::access_log::sink::{FlushOptions, LogSinks};
 use crate::telemetry::registry::Registry;
@@ -110,6 +110,9 @@ pub fn load(options: &Options, worker_count: usize) -> Result<Loaded, LoadError>
     let refusals = ledger::refusals(encoded.message, &encoded.bytes);
     let nothing_is_missing = refusals.is_empty();
     let mut findings = diagnostic::findings(refusals, &context.problems.take(), &encoded);
+    if let (Ok(parsed), Mode::Validate) = (&parsed, options.mode) {
+        findings.extend(advice::advise(&parsed.snapshot, parsed.connection_count_max, &encoded));
+    }
     findings.extend(encoded.warnings);
     match parsed {
         Ok(parsed) if nothing_is_missing => Ok(Loaded {

@@ -1,6 +1,7 @@
 //! From bytes to the immutable [`snapshot::Snapshot`] that workers read.
 
 pub mod address;
+pub mod advice;
 pub mod bootstrap;
 pub mod cidr;
 pub mod diagnostic;
