@@ -71,8 +71,11 @@ impl fmt::Display for DriverKind {
 pub struct RingConfig {
     /// Which driver may be used.
     pub driver: DriverChoice,
-    /// Submission queue entries, a power of two; the completion queue is eight times as long.
+    /// Submission queue entries, a power of two.
     pub submission_entries: u32,
+    /// Completion queue entries, a power of two; eight times the submission queue's when `None`, for a multishot receive
+    /// completes many times.
+    pub completion_entries: Option<u32>,
     /// Receive buffers, a power of two, at most 32768.
     pub buffer_count: u16,
     /// Size of one receive buffer, in bytes.
@@ -100,6 +103,7 @@ impl Default for RingConfig {
         Self {
             driver: DriverChoice::Auto,
             submission_entries: 1024,
+            completion_entries: None,
             buffer_count: 512,
             buffer_bytes: 16 * 1024,
             busy_poll: None,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::address::RawAddr;
 use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
-use crate::lanes::Lanes;
+use crate::lanes::{FreeLanes, Lanes};
 use crate::part::{Part, WritePool};
 use crate::slab::Slab;
 use crate::stats::RingStats;
@@ -239,7 +239,7 @@ pub(crate) struct Core {
     pub(crate) woken_parked: VecDeque<u64>,
     pub(crate) parked_waker: Option<Waker>,
     pub(crate) parked_count: usize,
-    free_lanes: Vec<Box<Lanes>>,
+    free_lanes: FreeLanes,
     pub(crate) stats: RingStats,
     pub(crate) receive_queue_bytes_max: usize,
 }
@@ -294,7 +294,7 @@ impl Core {
         }
     }
 
-    fn recycle(free: &mut Vec<Box<Lanes>>, mut lanes: Box<Lanes>) {
+    fn recycle(free: &mut FreeLanes, mut lanes: Box<Lanes>) {
         lanes.sent(0);
         lanes.input.clear();
         lanes.clear_output();
@@ -303,12 +303,12 @@ impl Core {
         }
     }
 
-    fn lanes<'a>(free: &mut Vec<Box<Lanes>>, slot: &'a mut SocketSlot) -> &'a mut Lanes {
+    fn lanes<'a>(free: &mut FreeLanes, slot: &'a mut SocketSlot) -> &'a mut Lanes {
         slot.lanes.get_or_insert_with(|| free.pop().unwrap_or_else(Lanes::new))
     }
 
     /// Gives the queues of a socket back when nothing is in them.
-    fn release_idle_lanes(free: &mut Vec<Box<Lanes>>, slot: &mut SocketSlot) {
+    fn release_idle_lanes(free: &mut FreeLanes, slot: &mut SocketSlot) {
         if slot.lanes.as_ref().is_some_and(|lanes| lanes.is_idle())
             && let Some(lanes) = slot.lanes.take()
             && free.len() < FREE_LANES_MAX

@@ -27,6 +27,10 @@ pub(crate) struct Lanes {
     vectors: [libc::iovec; GATHER_MAX],
 }
 
+/// Queues that no socket uses.
+/// A box moves between this list and a socket as one pointer; its 700 bytes stay in place.
+pub(crate) type FreeLanes = Vec<Box<Lanes>>;
+
 /// What one send operation sends.
 pub(crate) enum Gathered {
     /// One stretch of bytes.

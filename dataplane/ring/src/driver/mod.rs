@@ -159,6 +159,11 @@ pub(crate) fn check(config: &RingConfig) -> Result<(), SetupError> {
     if !config.submission_entries.is_power_of_two() || config.submission_entries > 4096 {
         return refuse("submission_entries", config.submission_entries.into(), "a power of two, at most 4096");
     }
+    if let Some(entries) = config.completion_entries
+        && (!entries.is_power_of_two() || entries < config.submission_entries || entries > 65536)
+    {
+        return refuse("completion_entries", entries.into(), "a power of two, submission_entries to 65536");
+    }
     Ok(())
 }
 

@@ -69,7 +69,9 @@ pub(crate) struct Uring {
 
 impl Uring {
     pub(crate) fn new(config: &RingConfig, pool: &Rc<Pool>, mailbox: &Mailbox) -> Result<Uring, Gate> {
-        let (handle, features) = uring_setup::open(config.submission_entries)?;
+        let submissions = config.submission_entries;
+        let completions = config.completion_entries.unwrap_or(submissions * uring_setup::COMPLETIONS_PER_SUBMISSION);
+        let (handle, features) = uring_setup::open(submissions, completions)?;
         let buffers = BufferRing::register(&handle, pool, config.buffer_count)?;
         let mut enter_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         if features.no_iowait {
@@ -313,18 +315,16 @@ impl Uring {
         }
     }
 
-    /// Goes on for sockets that found no buffer, once the kernel has some again.
+    /// Goes on for sockets that found no buffer, as many as the kernel has buffers: more would only find none again.
     fn feed_starved(&mut self, core: &mut Core) {
-        if core.starved.is_empty() || self.buffers.is_empty() {
-            return;
-        }
-        for at in 0..core.starved.len() {
+        let fed = core.starved.len().min(self.buffers.provided());
+        for at in 0..fed {
             let Some(&socket) = core.starved.get(at) else { break };
             if core.sockets.get(socket).is_some_and(|slot| slot.receive == Receive::Starved) {
                 self.arm_receive(core, socket);
             }
         }
-        core.starved.clear();
+        core.starved.drain(..fed);
     }
 
     pub(crate) fn is_busy(&self) -> bool {

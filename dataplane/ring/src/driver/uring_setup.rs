@@ -16,8 +16,8 @@ use crate::sys::{self, Mapping};
 /// The provided-buffer ring's group number: one for each ring.
 pub(super) const BUFFER_GROUP: u16 = 0;
 
-/// Completion queue entries for each submission queue entry: a multishot receive completes many times.
-const COMPLETIONS_PER_SUBMISSION: u32 = 8;
+/// Completion queue entries for each submission queue entry where nothing else is asked: a multishot receive completes many times.
+pub(super) const COMPLETIONS_PER_SUBMISSION: u32 = 8;
 
 /// An io_uring and its submitter.
 ///
@@ -40,14 +40,19 @@ impl Handle {
         &self.submitter
     }
 
+    fn ring(&self) -> &IoUring {
+        // SAFETY: the ring lives until `Drop`; nothing makes a mutable reference to it.
+        unsafe { self.ring.as_ref() }
+    }
+
     pub(super) fn submission(&mut self) -> io_uring::SubmissionQueue<'_> {
         // SAFETY: the receiver is borrowed mutably for as long as the queue, so there is no other submission queue.
-        unsafe { self.ring.as_ref().submission_shared() }
+        unsafe { self.ring().submission_shared() }
     }
 
     pub(super) fn completion(&mut self) -> io_uring::CompletionQueue<'_> {
         // SAFETY: the receiver is borrowed mutably for as long as the queue, so there is no other completion queue.
-        unsafe { self.ring.as_ref().completion_shared() }
+        unsafe { self.ring().completion_shared() }
     }
 }
 
@@ -77,11 +82,11 @@ const FLAG_SETS: [FlagSet; 4] = [
 ];
 
 /// Opens an io_uring with the best flags that the kernel takes.
-pub(super) fn open(submission_entries: u32) -> Result<(Handle, Features), Gate> {
+pub(super) fn open(submission_entries: u32, completion_entries: u32) -> Result<(Handle, Features), Gate> {
     let mut refused = None;
     for flags in FLAG_SETS {
         let mut builder = IoUring::builder();
-        builder.dontfork().setup_cqsize(submission_entries * COMPLETIONS_PER_SUBMISSION);
+        builder.dontfork().setup_cqsize(completion_entries);
         if flags.single_issuer {
             builder.setup_single_issuer();
         }
@@ -189,9 +194,9 @@ impl BufferRing {
         }
     }
 
-    /// Whether the kernel has no buffer to receive into.
-    pub(super) fn is_empty(&self) -> bool {
-        self.provided == 0
+    /// Buffers that the kernel has and has not used.
+    pub(super) fn provided(&self) -> usize {
+        usize::from(self.provided)
     }
 
     pub(super) fn entries(&self) -> u16 {
