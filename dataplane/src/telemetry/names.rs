@@ -455,11 +455,13 @@ stat_group! {
         RingOperationsInFlight = Gauge "ring.operations_in_flight",
         RingSocketsOpen = Gauge "ring.sockets_open",
         RingSocketsParked = Gauge "ring.sockets_parked",
+        RingTaskPanics = Counter "ring.task_panics",
         RingTurns = Counter "ring.turns",
     }
     by_worker {
         LoopLagMaxUs, RingBuffersLeased, RingCancelled, RingCompletionOverflow, RingEnters, RingNoBuffers,
-        RingOperationsInFlight, RingSocketsOpen, RingSocketsParked, RingTurns,
+        RingOperationsInFlight, RingSocketsOpen, RingSocketsParked, RingTaskPanics,
+        RingTurns,
     }
 }
 

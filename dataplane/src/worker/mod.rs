@@ -7,6 +7,7 @@
 pub mod connection_limit;
 mod connections;
 pub mod random;
+pub mod ring_stats;
 mod runner;
 pub mod thread;
 pub mod watchdog;

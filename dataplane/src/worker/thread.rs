@@ -98,6 +98,7 @@ fn run(plan: WorkerPlan, started: &mpsc::SyncSender<Started>) {
         let wake = wake.clone();
         move || wake.wake()
     });
+    ring.spawn(super::ring_stats::report(ring.clone(), plan.log_sinks.torus_stats(), core));
     let state = CoreState::new(CoreParts {
         ring: ring.clone(),
         core,

@@ -17,7 +17,6 @@ use super::{Cluster, ClusterKind, EndpointSet, Policy, TrackedStats, UpstreamCon
 use crate::config::parse::ParseContext;
 use crate::config::parse::context::type_name;
 use crate::config::reject::Refused;
-use crate::telemetry::counters::Stats;
 
 /// Envoy's default for `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,7 +51,7 @@ impl Cluster {
         let name: Arc<str> = name?.into();
         Ok(Self {
             stat_name: if *stat_name == *name { Arc::clone(&name) } else { Arc::clone(&stat_name) },
-            stats: Arc::new(Stats::new(&format!("cluster.{stat_name}."), context.core_count)),
+            stats: context.registry.group(&format!("cluster.{stat_name}.")),
             name,
             kind,
             connect_timeout: connect_timeout?.unwrap_or(CONNECT_TIMEOUT),

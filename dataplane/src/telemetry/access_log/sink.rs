@@ -210,7 +210,8 @@ impl LogSinks {
         self.filesystem.clone()
     }
 
-    pub(super) fn torus_stats(&self) -> Arc<Stats<TorusStat>> {
+    /// `torus.`
+    pub fn torus_stats(&self) -> Arc<Stats<TorusStat>> {
         self.torus.clone()
     }
 
