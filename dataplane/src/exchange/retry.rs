@@ -33,7 +33,7 @@ pub struct RetryPolicy {
     /// `envoy.retry_host_predicates.omit_canary_hosts`
     pub avoid_canary_hosts: bool,
     /// `envoy.retry_host_predicates.omit_host_metadata`: what an avoided host has under `envoy.lb`.
-    pub avoid_metadata: Option<Arc<[(Box<str>, Value)]>>,
+    pub avoid_metadata: Option<MetadataPairs>,
     on: RetryOn,
     retry_count_max: u32,
     status_codes: Arc<[u16]>,
@@ -44,6 +44,9 @@ pub struct RetryPolicy {
     resets: Arc<[ResetField]>,
     reset_max: Duration,
 }
+
+/// Keys under `envoy.lb` and their values.
+pub type MetadataPairs = Arc<[(Box<str>, Value)]>;
 
 /// A set of conditions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

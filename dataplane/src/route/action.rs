@@ -224,9 +224,11 @@ impl Forward {
         let default = if action.max_stream_duration.is_some() { None } else { Some(TIMEOUT) };
         let timeout = context.timeout("timeout", &action.timeout, default);
         let idle_timeout = optional("idle_timeout", &action.idle_timeout, context);
-        let mut grpc_timeout = GrpcTimeout::default();
-        grpc_timeout.max = context.duration("max_grpc_timeout", &action.max_grpc_timeout)?;
-        grpc_timeout.offset = context.duration("grpc_timeout_offset", &action.grpc_timeout_offset)?.unwrap_or_default();
+        let mut grpc_timeout = GrpcTimeout {
+            max: context.duration("max_grpc_timeout", &action.max_grpc_timeout)?,
+            offset: context.duration("grpc_timeout_offset", &action.grpc_timeout_offset)?.unwrap_or_default(),
+            ..GrpcTimeout::default()
+        };
         let max_stream_duration = match &action.max_stream_duration {
             None => Ok(None),
             Some(limits) => context.within("max_stream_duration", |context| {

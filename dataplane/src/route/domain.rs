@@ -8,13 +8,16 @@ use std::collections::HashMap;
 /// Virtual hosts by domain.
 #[derive(Debug, Default)]
 pub(super) struct DomainIndex {
-    exact: HashMap<Box<[u8]>, u32>,
+    exact: Hosts,
     /// Longest first: the length after `*`, and what follows it.
-    suffixes: Vec<(usize, HashMap<Box<[u8]>, u32>)>,
+    suffixes: Vec<(usize, Hosts)>,
     /// Longest first: the length before `*`, and what precedes it.
-    prefixes: Vec<(usize, HashMap<Box<[u8]>, u32>)>,
+    prefixes: Vec<(usize, Hosts)>,
     any: Option<u32>,
 }
+
+/// The place of a virtual host by (part of) its domain.
+type Hosts = HashMap<Box<[u8]>, u32>;
 
 /// Another virtual host has the domain already.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,14 +51,14 @@ impl DomainIndex {
             return Some(*found);
         }
         // `*.a` does not take `.a` itself: the star stands for at least one character.
-        let longer = |(len, _): &&(usize, HashMap<Box<[u8]>, u32>)| *len < host.len();
+        let longer = |(len, _): &&(usize, Hosts)| *len < host.len();
         let suffix = self.suffixes.iter().filter(longer).find_map(|(len, map)| map.get(host.get(host.len() - len..)?));
         let prefix = || self.prefixes.iter().filter(longer).find_map(|(len, map)| map.get(host.get(..*len)?));
         suffix.or_else(prefix).copied().or(self.any)
     }
 }
 
-fn by_len(maps: &mut Vec<(usize, HashMap<Box<[u8]>, u32>)>, len: usize) -> Option<&mut HashMap<Box<[u8]>, u32>> {
+fn by_len(maps: &mut Vec<(usize, Hosts)>, len: usize) -> Option<&mut Hosts> {
     let at = match maps.binary_search_by(|(other, _)| len.cmp(other)) {
         Ok(at) => at,
         Err(at) => {

@@ -84,8 +84,11 @@ impl LocalReplyMapper {
                 reply.body.clear();
                 reply.body.extend_from_slice(body);
             }
+            scratch.other.clear();
+            scratch.other.extend_from_slice(reply.headers.get_known(Known::ContentType).unwrap_or_default());
             mapper.headers.apply(Side::Response(request), info, reply.headers, scratch);
-            own_content_type = !had_content_type && reply.headers.get_known(Known::ContentType).is_some();
+            let now = reply.headers.get_known(Known::ContentType);
+            own_content_type = now.is_some_and(|now| now != scratch.other);
             if let Some(status) = mapper.status {
                 reply.status = status;
                 info.response_code = status;
@@ -221,7 +224,7 @@ mod tests {
              body_format_override: {{content_type: text/html, text_format_source: \
              {{inline_string: \"<b>%LOCAL_REPLY_BODY%%RESP(:status)%</b>\"}}}}}}]}}"
         );
-        check(&config, 503, "x", ":status: 401, x-a: 503, content-length: 12, content-type: text/html | <b>x401</b>");
+        check(&config, 503, "x", ":status: 401, x-a: 503, content-length: 11, content-type: text/html | <b>x401</b>");
     }
 
     #[test]
@@ -229,6 +232,10 @@ mod tests {
         let json = [("content-type", "application/json")];
         let same = mapped("{}", 503, "{}", &[], &json);
         assert_eq!(same, ":status: 503, content-type: application/json, content-length: 2 | {}");
+        let mapper = "{mappers: [{filter: {not_health_check_filter: {}}, body: {inline_string: zz}, headers_to_add: \
+                      [{header: {key: content-type, value: a/b}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]}]}";
+        let own = mapped(mapper, 503, "{}", &[], &json);
+        assert_eq!(own, ":status: 503, content-type: a/b, content-length: 2 | zz");
         let changed = mapped("body_format: {text_format_source: {inline_string: y}}", 503, "{}", &[], &json);
         assert_eq!(changed, ":status: 503, content-type: text/plain, content-length: 1 | y");
         let empty = mapped("{}", 503, "", &[], &json);

@@ -132,6 +132,7 @@ impl Mutations {
 }
 
 impl Addition {
+    #[allow(deprecated, reason = "append is how older configurations choose the action")]
     fn parse(option: &core::HeaderValueOption, context: &mut ParseContext) -> Result<Self, Refused> {
         use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
         let header = context.required("header", &option.header)?;

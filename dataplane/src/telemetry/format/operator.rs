@@ -44,7 +44,7 @@ pub(super) enum Count {
     BytesReceived,
     BytesSent,
     ResponseCode,
-    AttemptCount,
+    Attempts,
     UpstreamWireBytesSent,
     UpstreamWireBytesReceived,
     DownstreamWireBytesSent,
@@ -258,7 +258,7 @@ impl Count {
             Self::BytesReceived => info.body_bytes_received,
             Self::BytesSent => info.body_bytes_sent,
             Self::ResponseCode => info.response_code.into(),
-            Self::AttemptCount => info.attempt_count.into(),
+            Self::Attempts => info.attempt_count.into(),
             Self::UpstreamWireBytesSent => info.upstream_wire_bytes_sent,
             Self::UpstreamWireBytesReceived => info.upstream_wire_bytes_received,
             Self::DownstreamWireBytesSent => info.downstream_wire_bytes_sent,
@@ -315,8 +315,11 @@ impl Text {
             Self::UpstreamProtocol => info.upstream_protocol?,
             Self::ResponseCodeDetails => non_empty(&info.response_code_details)?,
             Self::ConnectionTerminationDetails => info.connection_termination_details?,
-            Self::ResponseFlags => return Some(write_flags(info, ResponseFlag::short, out)),
-            Self::ResponseFlagsLong => return Some(write_flags(info, ResponseFlag::long, out)),
+            Self::ResponseFlags | Self::ResponseFlagsLong => {
+                let name = if self == Self::ResponseFlags { ResponseFlag::short } else { ResponseFlag::long };
+                write_flags(info, name, out);
+                return Some(());
+            }
             Self::RouteName => non_empty(&info.route_name)?,
             Self::VirtualClusterName => non_empty(&info.virtual_cluster_name)?,
             Self::UpstreamCluster => non_empty(&info.cluster_name)?,

@@ -317,7 +317,7 @@ fn plain(name: &str) -> Option<Operator> {
         "RESPONSE_TRAILERS_BYTES" => Operator::HeaderBytes(Message::ResponseTrailers),
         "BYTES_RECEIVED" => Operator::Count(Count::BytesReceived),
         "BYTES_SENT" => Operator::Count(Count::BytesSent),
-        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Operator::Count(Count::AttemptCount),
+        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Operator::Count(Count::Attempts),
         "UPSTREAM_WIRE_BYTES_SENT" => Operator::Count(Count::UpstreamWireBytesSent),
         "UPSTREAM_WIRE_BYTES_RECEIVED" => Operator::Count(Count::UpstreamWireBytesReceived),
         "DOWNSTREAM_WIRE_BYTES_SENT" => Operator::Count(Count::DownstreamWireBytesSent),

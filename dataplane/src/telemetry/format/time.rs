@@ -163,7 +163,7 @@ impl Civil {
         let day = march_day - (153 * march_month + 2) / 5 + 1;
         let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
         let year = era * 400 + era_year + u64::from(month <= 2);
-        let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+        let leap = is_leap(year);
         let days_before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
         let before = usize::try_from(month - 1).ok().and_then(|index| days_before.get(index)).copied().unwrap_or(0);
         Self {
@@ -208,7 +208,7 @@ impl Civil {
                 }
             }
         };
-        let hour_12 = if self.hour % 12 == 0 { 12 } else { self.hour % 12 };
+        let hour_12 = (self.hour + 11) % 12 + 1;
         let (iso_year, iso_week) = self.iso_week();
         match letter {
             '%' => out.push(b'%'),
@@ -252,7 +252,6 @@ impl Civil {
 
     /// The ISO 8601 year and week: the year that the week's Thursday lies in.
     fn iso_week(&self) -> (u64, u64) {
-        let is_leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
         let days_in = |year: u64| if is_leap(year) { 366 } else { 365 };
         // Monday is 0; the year day of this week's Thursday, from 1 unless it lies in the year before.
         let monday_based = (self.weekday + 6) % 7;
@@ -263,6 +262,10 @@ impl Civil {
             Some(day) => (self.year, (day - 1) / 7 + 1),
         }
     }
+}
+
+fn is_leap(year: u64) -> bool {
+    (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400)
 }
 
 fn number(out: &mut Vec<u8>, value: u64, digits: usize) {
