@@ -168,6 +168,7 @@ fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Re
         Some(manager) => context.within("overload_manager", |context| overload::parse(manager, context)),
         None => Ok(None),
     };
+    let connection_count_max = connection_count_max.map(|limit| limit.or_else(|| runtime_limit(&context.runtime)));
     let stats = match &bootstrap.stats_config {
         Some(stats) => context.within("stats_config", |context| StatsConfig::parse(stats, context)),
         None => Ok(StatsConfig::default()),
@@ -189,6 +190,11 @@ fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Re
         stats_flush_interval: stats_flush_interval?,
         connection_count_max: connection_count_max?,
     })
+}
+
+/// The limit in its older form, which the resource monitor replaces.
+fn runtime_limit(runtime: &Runtime) -> Option<u64> {
+    runtime.get(CONNECTION_LIMIT_KEY).map(|_| runtime.integer(CONNECTION_LIMIT_KEY, u64::MAX))
 }
 
 fn static_resources(bootstrap: &[u8], context: &mut ParseContext) -> Result<Snapshot, Refused> {
@@ -281,6 +287,8 @@ const LISTENERS: u32 = 1;
 const CLUSTERS: u32 = 2;
 /// Field number of Cluster.name.
 const CLUSTER_NAME: u32 = 1;
+/// Source: Envoy's documentation, "Limiting active connections".
+const CONNECTION_LIMIT_KEY: &str = "overload.global_downstream_max_connections";
 /// Source: Bootstrap.stats_flush_interval.
 const STATS_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 

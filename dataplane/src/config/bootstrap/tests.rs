@@ -131,6 +131,9 @@ fn runtime_layers_are_flattened() {
     let text = "layered_runtime: {layers: [{name: a, static_layer: {x: {y: 1}}}, {name: b, admin_layer: {}}]}";
     let loaded = load_text(text).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(loaded.runtime.integer("x.y", 0), 1);
+    assert_eq!(loaded.connection_count_max, None);
+    let limit = "layered_runtime: {layers: [{name: a, static_layer: {overload.global_downstream_max_connections: 7}}]}";
+    assert_eq!(load_text(limit).unwrap_or_else(|error| panic!("{error}")).connection_count_max, Some(7));
     let found =
         findings(load_text("layered_runtime: {layers: [{name: a, static_layer: {}}, {name: a, static_layer: {}}]}"));
     assert!(found[0].contains("layered_runtime.layers[1].name: another layer is called `a`"), "{found:?}");
