@@ -1,7 +1,7 @@
 //! Header rules of the HTTP connection manager: who the client is, which fields it may set, and what the proxy says of itself.
 //!
-//! Requests go through [`prepare_request`] before routing, replies through [`prepare_response`] before they are written. Hop-by-hop
-//! fields are gone before (`torus_codec`). The order of the steps and of added fields is Envoy's.
+//! Requests go through [`prepare_request`] before routing, replies through [`prepare_response`] before they are written. The order of
+//! the steps and of added fields is Envoy's.
 //! Source: Envoy's documentation, "HTTP header sanitizing" and "HTTP header manipulation"; each row of the tests was observed on
 //! Envoy 1.40.
 
@@ -127,6 +127,8 @@ fn apply_request_rules(
     if distrusted && !connection.secure && headers.get_known(Known::Scheme).is_some_and(|scheme| scheme == b"https") {
         return Err(EdgeRefusal::HttpsOnPlaintext);
     }
+    // `upgrade` stays until the route says whether it is allowed; before ours are added, so that a nomination cannot remove them.
+    torus_codec::remove_hop_by_hop(headers, is_upgrade(headers));
     normalize_path(options, headers, scratch)?;
     host::normalize(options, &connection.local, headers, scratch);
 
@@ -272,6 +274,14 @@ fn establish_scheme(options: &EdgeOptions, own_scheme: &[u8], headers: &mut Head
         };
         headers.set_known(Known::Scheme, scheme);
     }
+}
+
+/// Whether the request asks for another protocol (RFC 9110 §7.8). `h2c` is never passed on: it would end what we see of the connection.
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    let nominated = headers.get_all_known(Known::Connection).flat_map(|value| value.split(|byte| *byte == b','));
+    let mut wanted = nominated.map(<[u8]>::trim_ascii).filter(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    let protocol = headers.get_known(Known::Upgrade).unwrap_or_default();
+    wanted.next().is_some() && !protocol.eq_ignore_ascii_case(b"h2c")
 }
 
 fn is_blank(headers: &HeaderMap, known: Known) -> bool {

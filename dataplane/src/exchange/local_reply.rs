@@ -8,6 +8,7 @@ use crate::downstream::edge::{self, EdgeRefusal};
 use crate::route::local_reply::LocalReply;
 use crate::route::{Match, Weighted};
 use crate::telemetry::format::LogType;
+use crate::telemetry::names::HttpStat;
 use crate::telemetry::stream_info::ResponseFlag;
 
 /// A request that gets no reply from an upstream.
@@ -87,6 +88,30 @@ impl Exchange {
         self.body.clear();
         self.body.extend_from_slice(refusal.body.as_bytes());
         self.send_local_reply(scope, client, matched, refusal.status, refusal.overloaded, refusal.close)
+    }
+
+    /// Counts what the header rules refused; a path that was made canonical is answered with its redirect.
+    pub(super) fn refuse_at_edge(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        refusal: EdgeRefusal,
+    ) -> Result<After, Refusal<'static>> {
+        let stat = match refusal {
+            EdgeRefusal::HttpsOnPlaintext => HttpStat::DownstreamCxProtocolError,
+            EdgeRefusal::PathNotAbsolute => HttpStat::DownstreamRqNonRelativePath,
+            EdgeRefusal::PathNormalizationFailed => HttpStat::DownstreamRqFailedPathNormalization,
+            EdgeRefusal::RedirectToNormalizedPath => HttpStat::DownstreamRqRedirectedWithNormalizedPath,
+        };
+        scope.manager.stats.increment(scope.core.core, stat);
+        if refusal != EdgeRefusal::RedirectToNormalizedPath {
+            return Err(Refusal::from(refusal));
+        }
+        self.text.clear();
+        self.text.extend_from_slice(self.request.headers.get_known(Known::Path).unwrap_or_default());
+        let after = self.send_redirect(scope, client, None, refusal.status());
+        self.note(refusal.flag(), refusal.details());
+        Ok(after)
     }
 
     /// Answers with the text in `self.body`, after `local_reply_config` had its say.

@@ -192,19 +192,19 @@ impl Exchange {
             }
             self.request.headers.remove_known(Known::Expect);
         }
-        {
-            let mut random = core.random.borrow_mut();
-            let prepared = edge::prepare_request(
-                scope.manager,
-                scope.connection,
-                &mut self.request.headers,
-                &mut self.edge_scratch,
-                &mut random,
-            )
-            .map_err(Refusal::from)?;
-            self.info.downstream_remote = Some(prepared.remote);
+        let prepared = edge::prepare_request(
+            scope.manager,
+            scope.connection,
+            &mut self.request.headers,
+            &mut self.edge_scratch,
+            &mut core.random.borrow_mut(),
+        );
+        match prepared {
+            Ok(prepared) => self.info.downstream_remote = Some(prepared.remote),
+            Err(refusal) => return self.refuse_at_edge(scope, client, refusal),
         }
-        if self.request.upgrade && !self.upgrade_is_allowed(scope) {
+        // The header rules left `upgrade` only where another protocol is asked for.
+        if self.request.headers.get_known(Known::Upgrade).is_some() && !self.upgrade_is_allowed(scope) {
             return Err(Refusal::UPGRADE);
         }
         let random = core.random.borrow_mut().next_u64();

@@ -429,6 +429,29 @@ fn repeated_fields_become_one() {
 }
 
 #[test]
+fn hop_by_hop_fields_end_here() {
+    let check = |fields: &[(&str, &str)], expect: &[&str]| {
+        let (headers, _) = run(&behind(), "1.2.3.4", fields);
+        let left =
+            headers.iter().map(|(n, v)| format!("{}: {}", String::from_utf8_lossy(n), String::from_utf8_lossy(v)));
+        let ours = [":method", ":path", ":scheme", "x-forwarded-proto", "x-request-id"];
+        let left: Vec<String> = left.filter(|line| !ours.iter().any(|name| line.starts_with(name))).collect();
+        assert_eq!(left, expect, "{fields:?}");
+    };
+    check(&[("connection", "x-foo, close"), ("x-foo", "1"), ("keep-alive", "5"), ("proxy-connection", "x")], &[]);
+    check(&[("te", "trailers, gzip"), ("trailer", "x")], &["te: trailers", "trailer: x"]);
+    check(&[("te", "gzip")], &[]);
+    check(&[("te", "trailers"), ("connection", "te")], &["te: trailers"]);
+    check(&[("upgrade", "websocket")], &[]);
+    check(&[("connection", "Upgrade"), ("upgrade", "websocket")], &["upgrade: websocket", "connection: upgrade"]);
+    check(&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "a")], &[]);
+    check(
+        &[("connection", "x-forwarded-for, x-request-id"), ("x-forwarded-for", "1.1.1.1")],
+        &["x-forwarded-for: 1.1.1.1"],
+    );
+}
+
+#[test]
 fn port_and_trailing_dot_of_the_host() {
     let check = |strip_port: StripPort, strip_trailing_dot: bool, before: &str, after: &str| {
         let options = EdgeOptions { strip_port, strip_trailing_dot, ..behind() };
