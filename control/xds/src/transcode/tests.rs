@@ -40,6 +40,7 @@ fn scalars_enums_and_lists() {
 }
 
 #[test]
+#[expect(deprecated, reason = "a field with a bool")]
 fn what_envoy_takes_is_taken() {
     let cluster: Cluster =
         from_yaml("{lb_policy: ring_hash, respect_dns_ttl: 'true', health_checks: {timeout: 1s}}").unwrap();

@@ -136,3 +136,46 @@ fn values_that_ask_for_nothing_pass() {
         ],
     );
 }
+
+/// A rough check, by name only: what the program never mentions it cannot honour.
+#[test]
+fn honoured_fields_are_mentioned_in_the_program() {
+    let mut source = String::new();
+    read_sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut source);
+    let names: std::collections::HashSet<&str> =
+        source.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').collect();
+    let mut unread = Vec::new();
+    for (message, entries) in ENTRIES.listed() {
+        for field in message.fields() {
+            let honoured = entries.get(field.number()).is_some_and(|entry| {
+                // Where only the default value is left, there is nothing to read.
+                entry.verdict == Verdict::Honoured && entry.values.is_empty()
+            });
+            // prost names the members of a oneof in UpperCamelCase.
+            let mut variant = String::new();
+            field.write_json_name(&mut variant);
+            if let Some(first) = variant.get_mut(..1) {
+                first.make_ascii_uppercase();
+            }
+            let mentioned = names.contains(field.name()) || (field.oneof().is_some() && names.contains(&*variant));
+            if honoured && !mentioned && !JUDGED_BY_TYPE.contains(&field.name()) {
+                unread.push(format!("{message:?}.{field:?}"));
+            }
+        }
+    }
+    assert!(unread.is_empty(), "honoured, but named nowhere in src:\n{}", unread.join("\n"));
+}
+
+/// Extensions that are all accepted or refused by their own type, and do nothing where they are accepted.
+const JUDGED_BY_TYPE: [&str; 2] = ["bootstrap_extensions", "default_regex_engine"];
+
+fn read_sources(folder: &Path, source: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_sources(&path, source);
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+            source.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
