@@ -1,19 +1,25 @@
 //! The proxy's program: flags, bootstrap, listening sockets, workers, config thread.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use torus_proxy::admin::{AdminSocket, Facts};
 use torus_proxy::config::bootstrap::{self, Loaded};
 use torus_proxy::config::flags::{DrainStrategy, IoChoice, Mode, Options};
 use torus_proxy::config::ledger;
 use torus_proxy::config::lifecycle::{self, Lifecycle};
 use torus_proxy::config::publish;
+use torus_proxy::config::snapshot::Snapshot;
+use torus_proxy::config::thread::ConfigThread;
 use torus_proxy::listener::socket;
+use torus_proxy::telemetry::program_log::{self, LogOptions};
 use torus_proxy::worker::connection_limit::ConnectionLimits;
 use torus_proxy::worker::thread::{self, WorkerPlan};
-use torus_ring::{DriverChoice, RingConfig};
+use torus_proxy::worker::watchdog::TurnAge;
+use torus_ring::{DriverChoice, Heartbeat, RingConfig};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -64,27 +70,24 @@ fn serve(
     cpus: &[usize],
     worker_count: usize,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    let log = program_log::install(&LogOptions::from(options))?;
+    let (admin, admin_access_logs) = match loaded.admin {
+        Some(admin) => (admin.address.as_ref().map(AdminSocket::bind).transpose()?, admin.access_logs),
+        None => (None, Vec::new()),
+    };
     let strategy = match options.drain_strategy {
         DrainStrategy::Gradual => lifecycle::DrainStrategy::Gradual,
         DrainStrategy::Immediate => lifecycle::DrainStrategy::Immediate,
     };
     let lifecycle = Lifecycle::new(worker_count, options.drain_time, strategy);
+    // The config thread says when clusters are ready to be served from.
+    lifecycle.begin_warming();
     let snapshot = Arc::new(loaded.snapshot);
     let limits = ConnectionLimits::new(
         loaded.connection_count_max,
         snapshot.listeners.iter().map(|listener| listener.connection_count_max),
     );
-    let mut sockets: Vec<Vec<(u32, OwnedFd)>> = (0..worker_count).map(|_| Vec::new()).collect();
-    for (index, listener) in snapshot.listeners.iter().enumerate() {
-        for opened in socket::open(listener, worker_count)? {
-            for (worker, sockets) in sockets.iter_mut().enumerate() {
-                let shared = opened.sockets.get(worker).or(opened.sockets.first());
-                if let Some(socket) = shared {
-                    sockets.push((index as u32, socket.try_clone()?));
-                }
-            }
-        }
-    }
+    let sockets = open_sockets(&snapshot, worker_count)?;
     let (publisher, subscribers) = publish::channel(Arc::clone(&snapshot), worker_count);
     let mut workers = Vec::new();
     for ((subscriber, sockets), place) in subscribers.into_iter().zip(sockets).zip(0usize..) {
@@ -99,10 +102,64 @@ fn serve(
             log_sinks: Arc::clone(&loaded.log_sinks),
         })?);
     }
-    let _ = publisher;
-    loop {
-        std::thread::sleep(Duration::from_secs(1));
+    // A snapshot that is replaced is given back by the config thread.
+    drop(snapshot);
+    let driver = workers.first().map(|worker| &worker.driver);
+    if let Some(driver) = driver {
+        tracing::info!(target: "main", "{worker_count} workers, I/O by {driver}");
     }
+    let ended = ConfigThread {
+        publisher,
+        lifecycle: Arc::clone(&lifecycle),
+        registry: loaded.registry,
+        stats: loaded.stats,
+        stats_flush_interval: loaded.stats_flush_interval,
+        log_sinks: Arc::clone(&loaded.log_sinks),
+        log: Some(log),
+        admin,
+        admin_address_path: options.admin_address_path.clone().map(PathBuf::from),
+        admin_access_logs,
+        facts: Facts::new(options, worker_count, &loaded.node, driver, loaded.raw.into_bytes()),
+        turn_ages: workers.iter().map(|worker| turn_age(worker.heartbeat.clone())).collect(),
+    }
+    .run();
+    // An error has told nobody yet.
+    lifecycle.end();
+    for worker in &workers {
+        worker.wake.wake();
+    }
+    let deadline = Instant::now() + WORKERS_END_WAIT;
+    while workers.iter().any(|worker| !worker.thread.is_finished()) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if !loaded.log_sinks.shut_down(WORKERS_END_WAIT) {
+        tracing::warn!(target: "main", "access logs could not be written to their end");
+    }
+    ended?;
+    Ok(())
+}
+
+/// The listening sockets of each worker, by the listener's place in the snapshot.
+fn open_sockets(
+    snapshot: &Snapshot,
+    worker_count: usize,
+) -> Result<Vec<Vec<(u32, OwnedFd)>>, Box<dyn std::error::Error>> {
+    let mut sockets: Vec<Vec<(u32, OwnedFd)>> = (0..worker_count).map(|_| Vec::new()).collect();
+    for (index, listener) in snapshot.listeners.iter().enumerate() {
+        for opened in socket::open(listener, worker_count)? {
+            for (worker, sockets) in sockets.iter_mut().enumerate() {
+                let shared = opened.sockets.get(worker).or(opened.sockets.first());
+                if let Some(socket) = shared {
+                    sockets.push((index as u32, socket.try_clone()?));
+                }
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+fn turn_age(heartbeat: Heartbeat) -> TurnAge {
+    Box::new(move || heartbeat.busy_for())
 }
 
 fn ring_config(options: &Options) -> RingConfig {
@@ -114,3 +171,6 @@ fn ring_config(options: &Options) -> RingConfig {
     let busy_poll = (!options.busy_poll.is_zero()).then_some(options.busy_poll);
     RingConfig { driver, busy_poll, ..RingConfig::default() }
 }
+
+/// How long workers get to close what is open, and the writer of access logs to write what it has.
+const WORKERS_END_WAIT: Duration = Duration::from_secs(5);

@@ -9,6 +9,7 @@ pub mod socket;
 mod clusters;
 mod config_dump;
 mod endpoints;
+mod facts;
 mod index;
 mod listeners;
 mod logging;
@@ -19,10 +20,10 @@ mod stats;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use serde_json::Value;
 use tokio::sync::mpsc;
 
 pub use config_dump::ConfigDump;
+pub use facts::Facts;
 pub use socket::{AdminSocket, BindError};
 
 use crate::config::lifecycle::Lifecycle;
@@ -33,23 +34,6 @@ use crate::telemetry::program_log::LogControl;
 use crate::telemetry::registry::Registry;
 use crate::telemetry::server_stats::ServerStats;
 use crate::telemetry::view::StatsView;
-
-/// What does not change while the process runs.
-#[derive(Default)]
-pub struct Facts {
-    /// Of this program, for instance `0.1.0`.
-    pub version: String,
-    /// The command line, with Envoy's names.
-    pub command_line_options: Value,
-    /// Who this proxy is.
-    pub node: Value,
-    /// What moves bytes, for instance `io_uring`.
-    pub io_driver: String,
-    /// Why io_uring does not, if it does not, and the cure.
-    pub io_gate: Option<String>,
-    /// The configuration as it was read.
-    pub config: ConfigDump,
-}
 
 /// What the config thread is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

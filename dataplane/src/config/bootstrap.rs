@@ -60,6 +60,11 @@ pub struct RawBootstrap {
 }
 
 impl RawBootstrap {
+    /// The whole message, given away.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// The whole message.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -33,6 +33,8 @@ pub struct Options {
     pub log_level: LogLevel,
     /// Levels of single components, in the order given.
     pub component_log_levels: Vec<(String, LogLevel)>,
+    /// Format of a line of the program's own log; Envoy's where it is not given.
+    pub log_format: Option<String>,
     /// File for the program's own log instead of standard error.
     pub log_path: Option<String>,
     /// File that gets the admin server's address once it listens.
@@ -214,6 +216,7 @@ impl Flags {
             io: self.io,
             log_level: self.log_level,
             component_log_levels,
+            log_format: self.log_format,
             log_path: self.log_path,
             admin_address_path: self.admin_address_path,
             drain_time: Duration::from_secs(self.drain_time_s.into()),
@@ -270,10 +273,10 @@ struct Flags {
     /// File for the program's own log instead of standard error
     #[arg(long, value_name = "FILE")]
     log_path: Option<String>,
-    /// Accepted without effect: the log has one format
+    /// Format of a line of the program's own log, in spdlog's pattern flags
     #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
     log_format: Option<String>,
-    /// Accepted without effect: control characters in the log are always escaped
+    /// Accepted without effect: newlines in the log are escaped where the format says %_ or %j
     #[arg(long)]
     log_format_escaped: bool,
     /// Accepted without effect: the log has no stack traces

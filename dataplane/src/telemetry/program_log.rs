@@ -19,6 +19,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::reload;
 
 use self::line::{LineFormat, Record};
+use crate::config::flags;
 
 pub(crate) use self::line::civil_date;
 
@@ -29,8 +30,8 @@ mod line;
 pub struct LogOptions {
     /// `--log-level`
     pub level: Level,
-    /// `--component-log-level`, for instance `http:debug,router:trace`.
-    pub component_levels: String,
+    /// `--component-log-level`; components that this program does not have are left alone.
+    pub component_levels: Vec<(String, Level)>,
     /// `--log-format`; Envoy's where it is not given.
     pub format: Option<String>,
     /// `--log-path`; standard error where it is not given.
@@ -55,6 +56,32 @@ pub enum Level {
     Critical,
     /// Nothing.
     Off,
+}
+
+impl From<flags::LogLevel> for Level {
+    fn from(level: flags::LogLevel) -> Self {
+        match level {
+            flags::LogLevel::Trace => Self::Trace,
+            flags::LogLevel::Debug => Self::Debug,
+            flags::LogLevel::Info => Self::Info,
+            flags::LogLevel::Warning => Self::Warning,
+            flags::LogLevel::Error => Self::Error,
+            flags::LogLevel::Critical => Self::Critical,
+            flags::LogLevel::Off => Self::Off,
+        }
+    }
+}
+
+impl From<&flags::Options> for LogOptions {
+    fn from(options: &flags::Options) -> Self {
+        let components = options.component_log_levels.iter();
+        Self {
+            level: options.log_level.into(),
+            component_levels: components.map(|(name, level)| (name.clone(), (*level).into())).collect(),
+            format: options.log_format.clone(),
+            path: options.log_path.clone().map(PathBuf::from),
+        }
+    }
 }
 
 impl Level {
@@ -176,8 +203,8 @@ fn subscriber(options: &LogOptions) -> Result<(impl Subscriber + Send + Sync + u
             Output::File(file.map_err(|source| LogError::Open { path: path.clone(), source })?)
         }
     };
-    let format = LineFormat::parse(options.format.as_deref().unwrap_or(LineFormat::ENVOY_DEFAULT));
-    let levels = LOGGERS.iter().map(|name| (*name, options.level)).collect();
+    let format = LineFormat::parse(options.format.as_deref().unwrap_or(DEFAULT_FORMAT));
+    let levels = initial_levels(options);
     let (filter, handle) = reload::Layer::new(targets(&levels));
     let control = LogControl {
         levels: Arc::new(Mutex::new(levels)),
@@ -188,8 +215,12 @@ fn subscriber(options: &LogOptions) -> Result<(impl Subscriber + Send + Sync + u
     };
     let lines = Lines { format, output: Mutex::new(output) };
     let subscriber = tracing_subscriber::registry().with(filter).with(lines);
-    control.set(&pairs(&options.component_levels)?)?;
     Ok((subscriber, control))
+}
+
+fn initial_levels(options: &LogOptions) -> BTreeMap<&'static str, Level> {
+    let own = |name: &str| options.component_levels.iter().rev().find(|(known, _)| known == name);
+    LOGGERS.iter().map(|name| (*name, own(name).map_or(options.level, |(_, level)| *level))).collect()
 }
 
 fn targets(levels: &BTreeMap<&'static str, Level>) -> Targets {
@@ -277,6 +308,9 @@ fn logger_of(target: &str) -> &str {
     }
 }
 
+/// Envoy's format where none is given. Source: Envoy, `--log-format`.
+pub const DEFAULT_FORMAT: &str = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v";
+
 /// Components: those that this program has, and those of Envoy that tools set levels for.
 const LOGGERS: &[&str] = &[
     "admin",
@@ -334,7 +368,7 @@ mod tests {
 
     fn captured(options: &LogOptions, run: impl FnOnce(&LogControl)) -> String {
         let memory = Arc::new(Mutex::new(Vec::new()));
-        let levels = LOGGERS.iter().map(|name| (*name, options.level)).collect();
+        let levels = initial_levels(options);
         let (filter, handle) = reload::Layer::new(targets(&levels));
         let control = LogControl {
             levels: Arc::new(Mutex::new(levels)),
@@ -363,6 +397,17 @@ mod tests {
             assert!(control.levels().iter().all(|(_, level)| *level == Level::Warning));
         });
         assert_eq!(text, "debug http now count=3\n");
+    }
+
+    #[test]
+    fn components_begin_with_their_own_level() {
+        let component_levels = vec![("http".to_owned(), Level::Debug), ("a2a".to_owned(), Level::Trace)];
+        let options = LogOptions { level: Level::Error, component_levels, ..LogOptions::default() };
+        let text = captured(&options, |_| {
+            tracing::debug!(target: "http", "shown");
+            tracing::warn!(target: "main", "hidden");
+        });
+        assert_eq!(text, "debug http shown\n");
     }
 
     #[test]

@@ -28,9 +28,6 @@ enum Part {
 }
 
 impl LineFormat {
-    /// Envoy's pattern where none is given.
-    pub(super) const ENVOY_DEFAULT: &'static str = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v";
-
     /// Compiles a pattern; an unknown flag stays as it is.
     pub(super) fn parse(pattern: &str) -> Self {
         let mut parts = Vec::new();

