@@ -149,7 +149,7 @@ pub enum Gate {
         /// Value of the setting.
         value: u32,
     },
-    /// The memory lock limit is too low (kernels before 5.12 charge rings to it).
+    /// The memory lock limit is too low (kernels before 5.12 and after 6.13 charge an unprivileged user for rings).
     Memlock,
     /// The kernel lacks something that cannot be done without.
     OldKernel {

@@ -195,6 +195,10 @@ impl Epoll {
     }
 
     pub(crate) fn cancel_accept(&mut self, core: &mut Core, listener: u32) {
+        // What the kernel has queued here is served where somebody is left to serve it, as the ring's multishot does.
+        if core.listeners.get(listener).is_some_and(|slot| !slot.orphaned) {
+            self.on_listener(core, listener);
+        }
         let Some(slot) = core.listeners.get_mut(listener) else { return };
         slot.accepting = Accepting::Idle;
         self.unwatch(core, listener);

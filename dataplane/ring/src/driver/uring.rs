@@ -34,6 +34,8 @@ const BELL: u8 = 6;
 
 /// Completions handled in one turn: what one turn's work is bounded by.
 const COMPLETIONS_MAX: usize = 512;
+/// The smallest submission queue that is tried when memory is short.
+const SUBMISSIONS_MIN: u32 = 64;
 /// Buffers that the kernel is given at first; it uses them in turn, so fewer stay warmer in cache. Doubled whenever they
 /// run out.
 const PROVIDED_AT_FIRST: u16 = 128;
@@ -68,8 +70,19 @@ pub(crate) struct Uring {
 }
 
 impl Uring {
+    /// Opens the driver. Where the memory lock limit has no room for queues of the size that was asked for (kernels before
+    /// 5.12 and after 6.13 charge an unprivileged user for them), it makes do with smaller ones.
     pub(crate) fn new(config: &RingConfig, pool: &Rc<Pool>, mailbox: &Mailbox) -> Result<Uring, Gate> {
-        let submissions = config.submission_entries;
+        let mut submissions = config.submission_entries;
+        loop {
+            match Self::with_entries(config, submissions, pool, mailbox) {
+                Err(Gate::Memlock) if submissions > SUBMISSIONS_MIN => submissions /= 2,
+                answer => return answer,
+            }
+        }
+    }
+
+    fn with_entries(config: &RingConfig, submissions: u32, pool: &Rc<Pool>, mailbox: &Mailbox) -> Result<Uring, Gate> {
         let completions = config.completion_entries.unwrap_or(submissions * uring_setup::COMPLETIONS_PER_SUBMISSION);
         let (handle, features) = uring_setup::open(submissions, completions)?;
         let buffers = BufferRing::register(&handle, pool, config.buffer_count)?;
