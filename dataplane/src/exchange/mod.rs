@@ -232,8 +232,9 @@ impl Exchange {
                     Action::Redirect(_) => {
                         scope.manager.stats.increment(core.core, HttpStat::RqRedirect);
                         let keep_original = !scope.manager.router.suppress_envoy_headers;
-                        let request = &mut self.request.headers;
-                        let status = matched.redirect(keep_original, request, &mut self.text, &mut self.route_scratch);
+                        let (info, request) = (&self.info, &mut self.request.headers);
+                        let (text, scratch) = (&mut self.text, &mut self.route_scratch);
+                        let status = matched.redirect(keep_original, info, request, text, scratch);
                         Ok(self.send_redirect(scope, client, Some(&matched), status))
                     }
                     Action::DirectResponse(_) => {

@@ -39,6 +39,8 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Overrides the connection manager's stream idle timeout; `Some(None)` turns it off.
     pub idle_timeout: Option<Option<Duration>>,
+    /// Overrides the connection manager's stream flush timeout; `Some(None)` turns it off.
+    pub flush_timeout: Option<Option<Duration>>,
     /// Overrides the connection manager's maximum stream duration; `Some(None)` turns it off.
     pub max_stream_duration: Option<Option<Duration>>,
     /// How `grpc-timeout` of gRPC requests counts.
@@ -129,6 +131,8 @@ pub(super) enum PathRewrite {
     Prefix(Box<str>),
     /// Applied to the path without its query.
     Substitution(Box<Substitution>),
+    /// Takes the place of the path without its query, unless it comes out empty.
+    Format(Box<Format>),
 }
 
 /// How `:authority` changes.
@@ -138,6 +142,7 @@ pub(super) enum HostRewrite {
     Literal(Box<str>),
     Header(HeaderName),
     PathRegex(Box<Substitution>),
+    Format(Box<Format>),
 }
 
 /// A compiled RedirectAction.
@@ -150,6 +155,8 @@ pub struct Redirect {
     /// With its colon.
     pub(super) port: Option<Box<str>>,
     pub(super) path: Option<Box<str>>,
+    /// The same as `path`, made for each request.
+    pub(super) path_format: Option<Format>,
     pub(super) rewrite: PathRewrite,
     pub(super) strip_query: bool,
 }
@@ -224,6 +231,7 @@ impl Forward {
         let default = if action.max_stream_duration.is_some() { None } else { Some(TIMEOUT) };
         let timeout = context.timeout("timeout", &action.timeout, default);
         let idle_timeout = optional("idle_timeout", &action.idle_timeout, context);
+        let flush_timeout = optional("flush_timeout", &action.flush_timeout, context);
         let mut grpc_timeout = GrpcTimeout {
             max: context.duration("max_grpc_timeout", &action.max_grpc_timeout)?,
             offset: context.duration("grpc_timeout_offset", &action.grpc_timeout_offset)?.unwrap_or_default(),
@@ -246,6 +254,7 @@ impl Forward {
             // With max_stream_duration Envoy uses no route timeout at all.
             timeout: if action.max_stream_duration.is_some() { None } else { timeout? },
             idle_timeout: idle_timeout?,
+            flush_timeout: flush_timeout?,
             max_stream_duration: max_stream_duration?,
             grpc_timeout,
             retry: retry?,
@@ -358,7 +367,7 @@ fn forward_path_rewrite(
     let count =
         [!action.prefix_rewrite.is_empty(), action.regex_rewrite.is_some(), action.path_rewrite_policy.is_some()];
     if count.into_iter().filter(|set| *set).count() > 1 {
-        let reason = "only one of prefix_rewrite, regex_rewrite or path_rewrite_policy may be set";
+        let reason = "only one of prefix_rewrite, regex_rewrite, path_rewrite_policy or path_rewrite may be set";
         return Err(context.reject("", reason));
     }
     if !action.prefix_rewrite.is_empty() {
@@ -369,6 +378,10 @@ fn forward_path_rewrite(
     }
     if let Some(rewrite) = &action.regex_rewrite {
         return Ok(PathRewrite::Substitution(Box::new(substitution("regex_rewrite", rewrite, context)?)));
+    }
+    if !action.path_rewrite.is_empty() {
+        let format = Format::parse_text("path_rewrite", &action.path_rewrite, true, context)?;
+        return Ok(PathRewrite::Format(Box::new(format)));
     }
     let Some(policy) = &action.path_rewrite_policy else { return Ok(PathRewrite::None) };
     context.within("path_rewrite_policy", |context| {
@@ -398,7 +411,10 @@ impl HostRewrite {
             Some(Kind::HostRewritePathRegex(rewrite)) => {
                 Self::PathRegex(Box::new(substitution("host_rewrite_path_regex", rewrite, context)?))
             }
-            Some(Kind::HostRewrite(_)) => return Err(context.reject("host_rewrite", "is not used by Envoy's v3 API")),
+            Some(Kind::HostRewrite(text)) if text.is_empty() => Self::None,
+            Some(Kind::HostRewrite(text)) => {
+                Self::Format(Box::new(Format::parse_text("host_rewrite", text, false, context)?))
+            }
         })
     }
 }
@@ -464,6 +480,7 @@ impl Redirect {
             _ => None,
         };
         let mut path = None;
+        let mut path_format = None;
         let mut rewrite = PathRewrite::None;
         match &config.path_rewrite_specifier {
             Some(PathRewriteSpecifier::PathRedirect(text)) if !text.is_empty() => {
@@ -474,6 +491,9 @@ impl Redirect {
             }
             Some(PathRewriteSpecifier::RegexRewrite(regex)) => {
                 rewrite = PathRewrite::Substitution(Box::new(substitution("regex_rewrite", regex, context)?));
+            }
+            Some(PathRewriteSpecifier::PathRewrite(text)) if !text.is_empty() => {
+                path_format = Some(Format::parse_text("path_rewrite", text, true, context)?);
             }
             _ => {}
         }
@@ -493,6 +513,7 @@ impl Redirect {
             host: (!host.is_empty()).then(|| host.into()),
             port: (config.port_redirect != 0).then(|| format!(":{}", config.port_redirect).into()),
             path,
+            path_format,
             rewrite,
             strip_query: config.strip_query,
         })

@@ -54,8 +54,8 @@ impl<'a> Match<'a> {
             mutations.apply(Side::Request, info, request, scratch);
         }
         let Action::Forward(forward) = &self.route.action else { return };
-        forward.rewrite_host(keep_original, request, scratch);
-        self.rewrite_path(&forward.path_rewrite, keep_original, request, scratch);
+        forward.rewrite_host(keep_original, info, request, scratch);
+        self.rewrite_path(&forward.path_rewrite, keep_original, info, request, scratch);
     }
 
     /// `auto_host_rewrite`: the endpoint's host name becomes `:authority`. Nothing happens where it is not set.
@@ -98,14 +98,15 @@ impl<'a> Match<'a> {
     pub fn redirect(
         &self,
         keep_original: bool,
+        info: &StreamInfo,
         request: &mut HeaderMap,
         location: &mut Vec<u8>,
         scratch: &mut Scratch,
     ) -> u16 {
         location.clear();
         let Action::Redirect(redirect) = &self.route.action else { return 503 };
-        self.rewrite_path(&redirect.rewrite, keep_original, request, scratch);
-        redirect.write_location(request, location);
+        self.rewrite_path(&redirect.rewrite, keep_original, info, request, scratch);
+        redirect.write_location(info, request, location, &mut scratch.value);
         redirect.status
     }
 
@@ -140,7 +141,14 @@ impl<'a> Match<'a> {
         if self.table.most_specific_wins { [table, host, route] } else { [route, host, table] }
     }
 
-    fn rewrite_path(&self, rewrite: &PathRewrite, keep_original: bool, request: &mut HeaderMap, scratch: &mut Scratch) {
+    fn rewrite_path(
+        &self,
+        rewrite: &PathRewrite,
+        keep_original: bool,
+        info: &StreamInfo,
+        request: &mut HeaderMap,
+        scratch: &mut Scratch,
+    ) {
         let Scratch { value, regex, .. } = scratch;
         value.clear();
         let Some(path) = request.get_known(Known::Path) else { return };
@@ -154,6 +162,13 @@ impl<'a> Match<'a> {
                 let just_path = without_query(path);
                 substitution.replace_all(just_path, regex, value);
                 just_path.len()
+            }
+            PathRewrite::Format(format) => {
+                format.write(&FormatContext::new(info, request), value);
+                if value.is_empty() {
+                    return;
+                }
+                without_query(path).len()
             }
         };
         value.extend_from_slice(path.get(kept_from..).unwrap_or_default());
@@ -172,7 +187,7 @@ impl Forward {
         matches!(&self.cluster, ClusterSpecifier::Weighted(clusters) if clusters.use_hash_policy)
     }
 
-    fn rewrite_host(&self, keep_original: bool, request: &mut HeaderMap, scratch: &mut Scratch) {
+    fn rewrite_host(&self, keep_original: bool, info: &StreamInfo, request: &mut HeaderMap, scratch: &mut Scratch) {
         let Scratch { value, other, regex, .. } = scratch;
         value.clear();
         match &self.host_rewrite {
@@ -183,6 +198,7 @@ impl Forward {
                 let path = request.get_known(Known::Path).unwrap_or_default();
                 substitution.replace_all(without_query(path), regex, value);
             }
+            HostRewrite::Format(format) => format.write(&FormatContext::new(info, request), value),
         }
         if !value.is_empty() {
             set_authority(request, value, self.append_forwarded_host, keep_original, other);
@@ -253,17 +269,22 @@ struct Target<'a> {
     scheme: Option<&'a str>,
     host: Option<&'a str>,
     port: Option<&'a str>,
-    path: Option<&'a str>,
+    path: Option<&'a [u8]>,
     strip_query: bool,
 }
 
 impl Redirect {
-    fn write_location(&self, request: &HeaderMap, location: &mut Vec<u8>) {
+    fn write_location(&self, info: &StreamInfo, request: &HeaderMap, location: &mut Vec<u8>, path: &mut Vec<u8>) {
+        path.clear();
+        if let Some(format) = &self.path_format {
+            format.write(&FormatContext::new(info, request), path);
+        }
+        let made = (!path.is_empty()).then_some(path.as_slice());
         let target = Target {
             scheme: self.scheme.as_deref(),
             host: self.host.as_deref(),
             port: self.port.as_deref(),
-            path: self.path.as_deref(),
+            path: self.path.as_deref().map(str::as_bytes).or(made),
             strip_query: self.strip_query,
         };
         write_location(request, &target, location);
@@ -287,9 +308,9 @@ fn write_location(request: &HeaderMap, target: &Target<'_>, location: &mut Vec<u
     location.extend_from_slice(target.port.unwrap_or_default().as_bytes());
     let path = request.get_known(Known::Path).unwrap_or_default();
     let (path, query) = path.split_at_checked(memchr::memchr(b'?', path).unwrap_or(path.len())).unwrap_or_default();
-    location.extend_from_slice(target.path.map_or(path, str::as_bytes));
+    location.extend_from_slice(target.path.unwrap_or(path));
     // A query that the redirect itself brings takes the place of the request's.
-    if !target.strip_query && !target.path.is_some_and(|path| path.contains('?')) {
+    if !target.strip_query && !target.path.is_some_and(|path| path.contains(&b'?')) {
         location.extend_from_slice(query);
     }
 }

@@ -191,6 +191,7 @@ fn paths_are_rewritten_as_in_envoy() {
     check("prefix: /G", "regex_rewrite: {pattern: {regex: o}, substitution: ''}", "/Gooo?o", "/G?o");
     check("prefix: /ci, case_sensitive: false", "prefix_rewrite: /n", "/CI/a", "/n/a");
     check("path: /ce, case_sensitive: false", "prefix_rewrite: /n", "/CE?a", "/n?a");
+    check("prefix: /", "path_rewrite: '/n/%REQ(:method)%%REQ(none)%'", "/a?q=1", "/n/GET?q=1");
     check(TEMPLATE, TEMPLATE_REWRITE, "/u/x/y/z.m?q=1", "/w/y/z/x?q=1");
 }
 
@@ -214,6 +215,8 @@ fn hosts_are_rewritten_as_in_envoy() {
     check(regex, "/h3/envoyproxy.io/some?x", &[], "envoyproxy.io", true, None);
     check(regex, "/h3", &[], "/h3", true, None);
     check("auto_host_rewrite: true", "/", &[], "host0.test", true, None);
+    check("host_rewrite: '%REQ(x-h)%.test'", "/", &[("x-h", "hh")], "hh.test", true, None);
+    check("host_rewrite: '%REQ(x-h)%.test'", "/", &[], "-.test", true, None);
     let append = "host_rewrite_literal: new.test, append_x_forwarded_host: true";
     check(append, "/", &[], "new.test", true, Some("a.test"));
     check(append, "/", &[("x-forwarded-host", "q.test")], "new.test", true, Some("q.test,a.test"));
@@ -264,7 +267,7 @@ fn redirects_go_where_envoy_sends_them() {
         let mut request = request(path, host, &[]);
         let found = matched(&table, &request).unwrap_or_else(|| panic!("{matcher} {path}"));
         let mut location = b"stale".to_vec();
-        let status = found.redirect(true, &mut request, &mut location, &mut Scratch::default());
+        let status = found.redirect(true, &StreamInfo::default(), &mut request, &mut location, &mut Scratch::default());
         let shown = format!("{status} {}", String::from_utf8(location).unwrap());
         assert_eq!(shown, expect, "{redirect} {host} {path}");
     };
@@ -282,6 +285,10 @@ fn redirects_go_where_envoy_sends_them() {
     let own_query = "path_redirect: '/new?y=2', strip_query: true";
     check("prefix: /d", own_query, "a.test", "/d?x=1", "301 http://a.test/new?y=2");
     check("prefix: /e", "path_redirect: /new", "a.test", "/e?x=1", "301 http://a.test/new?x=1");
+    let format = "path_rewrite: '/n/%REQ(:method)%'";
+    check("prefix: /e", format, "a.test", "/e?x=1", "301 http://a.test/n/GET?x=1");
+    let format = "path_rewrite: '/n?%REQ(:method)%', strip_query: true";
+    check("prefix: /e", format, "a.test", "/e?x=1", "301 http://a.test/n?GET");
     let see_other = "prefix_rewrite: /new, response_code: SEE_OTHER";
     check("prefix: /f", see_other, "a.test", "/f/q?x=1", "303 http://a.test/new/q?x=1");
     let regex =
