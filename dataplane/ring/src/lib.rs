@@ -22,6 +22,7 @@ mod driver;
 mod executor;
 mod lanes;
 mod listener;
+mod listener_slot;
 mod part;
 mod placement;
 mod remote;

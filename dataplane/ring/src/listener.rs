@@ -5,7 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::core::Accepting;
+use crate::listener_slot::Accepting;
 use crate::ring::Inner;
 use crate::socket::Socket;
 

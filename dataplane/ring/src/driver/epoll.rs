@@ -8,9 +8,10 @@ use std::time::Duration;
 use crate::buffer::Chunk;
 use crate::clock::Nanos;
 use crate::config::SubmitFaults;
-use crate::core::{ACCEPTED_MAX, Accepting, AfterReceive, Core, Phase, Receive};
+use crate::core::{AfterReceive, Core, Phase, Receive};
 use crate::driver::{About, Dice, Stalled, Wait};
 use crate::lanes::Gathered;
+use crate::listener_slot::{ACCEPTED_MAX, Accepting};
 use crate::remote::Mailbox;
 use crate::sys;
 

@@ -17,11 +17,12 @@ use io_uring::{EnterFlags, cqueue, opcode};
 use crate::buffer::{Chunk, Pool};
 use crate::clock::Nanos;
 use crate::config::{Features, Gate, RingConfig};
-use crate::core::{ACCEPTED_MAX, Accepting, AfterReceive, Core, Phase, Receive};
+use crate::core::{AfterReceive, Core, Phase, Receive};
 use crate::driver::epoll::is_peers_failure;
 use crate::driver::uring_setup::{self, BUFFER_GROUP, BufferRing, Handle};
 use crate::driver::{About, Dice, Stalled, Wait};
 use crate::lanes::Gathered;
+use crate::listener_slot::{ACCEPTED_MAX, Accepting};
 use crate::remote::Mailbox;
 use crate::sys;
 
