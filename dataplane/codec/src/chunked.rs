@@ -39,13 +39,24 @@ pub struct ChunkedDecoder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Size { value: u64, digit_count: u32 },
-    Extension { size: u64 },
-    SizeEnd { size: u64 },
-    Data { left: u64 },
+    Size {
+        value: u64,
+        digit_count: u32,
+    },
+    Extension {
+        size: u64,
+    },
+    SizeEnd {
+        size: u64,
+    },
+    Data {
+        left: u64,
+    },
     DataEnd,
     DataEndLineFeed,
     Trailers,
+    /// The CR of the empty line that ends the body is read.
+    LastLineFeed,
     Done,
     Failed(Malformed),
 }
@@ -141,7 +152,11 @@ impl ChunkedDecoder {
                 },
                 State::DataEnd if byte == b'\r' => State::DataEndLineFeed,
                 State::DataEndLineFeed if byte == b'\n' => State::START,
+                // Nothing is stored, and so nothing allocated, for a body without trailers.
+                State::Trailers if byte == b'\r' && self.line.is_empty() => State::LastLineFeed,
                 State::Trailers => self.on_trailer_byte(byte, trailers)?,
+                State::LastLineFeed if byte == b'\n' => State::Done,
+                State::LastLineFeed => return Err(Malformed::LineEnd),
                 _ => return Err(Malformed::ChunkEnd),
             };
         }
@@ -201,10 +216,6 @@ impl ChunkedDecoder {
             return Ok(State::Trailers);
         }
         let line = self.line.strip_suffix(b"\r").ok_or(Malformed::LineEnd)?;
-        if line.is_empty() {
-            self.line.clear();
-            return Ok(State::Done);
-        }
         if self.trailer_count == self.trailer_count_max {
             return Err(Malformed::TooManyTrailers);
         }

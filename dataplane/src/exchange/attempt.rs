@@ -110,6 +110,8 @@ impl Exchange {
         self.info.upstream_connection_ready = Some(elapsed);
         let Some(upstream) = lease.upstream() else { return Outcome::ClientGone };
         self.info.upstream_connection_id = upstream.id;
+        self.info.connection_ids_attempted.push(upstream.id);
+        self.info.upstream_local = upstream.local.clone();
         self.info.upstream_protocol = Some("HTTP/1.1");
         let options = EncodeOptions { case: forwarding.cluster.http.http1.header_case, ..EncodeOptions::default() };
         let mut buffer = core.ring.buffer();
@@ -292,6 +294,7 @@ impl Exchange {
         let keep_original = !scope.manager.router.suppress_envoy_headers;
         let (info, request, scratch) = (&mut self.info, &mut self.request.headers, &mut self.route_scratch);
         info.upstream_host = Some(chosen.address.clone());
+        info.hosts_attempted.push(chosen.address.clone());
         info.upstream_host_name.clear();
         scope.core.pools.with_host(chosen, |_, host| {
             info.upstream_host_name.push_str(&host.hostname);

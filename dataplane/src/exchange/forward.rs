@@ -17,6 +17,7 @@ use crate::cluster::{Cluster, ClusterIndex, Resource};
 use crate::route::hash::HashedConnection;
 use crate::route::timeout::{EffectiveTimeouts, TimeoutOptions, failed_strict_check};
 use crate::route::{ClusterTarget, Forward, Match, Weighted};
+use crate::telemetry::counters::ResponseOrigin;
 use crate::telemetry::names::{ClusterStat, HttpStat};
 use crate::telemetry::stream_info::ResponseFlag;
 use crate::upstream::pool::Tried;
@@ -62,6 +63,8 @@ impl Exchange {
             return Ok(self.refuse(scope, client, Some((matched, weighted)), &refusal));
         };
         self.info.cluster_name.push_str(&cluster.name);
+        let virtual_cluster = matched.virtual_host.virtual_cluster(&self.request.headers, &mut self.route_scratch);
+        self.info.virtual_cluster_name.push_str(virtual_cluster.unwrap_or_default());
         if let Some(name) = failed_strict_check(&router.strict_check_headers, &self.request.headers) {
             self.text.clear();
             self.text.extend_from_slice(b"request_headers_failed_strict_check{");
@@ -118,7 +121,7 @@ impl Exchange {
             let Some(chosen) = chosen else {
                 cluster.stats.increment(core.core, ClusterStat::UpstreamCxNoneHealthy);
                 let refusal = Refusal::NO_HEALTHY_UPSTREAM;
-                cluster.stats.response_code(core.core, refusal.status);
+                self.count_upstream_code(scope, cluster, refusal.status);
                 return Ok(self.refuse(scope, client, Some((matched, weighted)), &refusal));
             };
             let outcome = self.attempt(scope, client, forwarding, &chosen).await;
@@ -138,7 +141,7 @@ impl Exchange {
                 verdict == Verdict::Retry && self.upload.can_restart() && self.retry_is_admitted(scope, forwarding);
             if retry {
                 if let Outcome::Head(_) = &outcome {
-                    cluster.stats.response_code(core.core, self.response.status);
+                    self.count_upstream_code(scope, cluster, self.response.status);
                 }
                 drop(outcome);
                 self.tried.push(chosen.address);
@@ -206,7 +209,7 @@ impl Exchange {
                         }
                         let status = forwarding.timeouts.status;
                         let body = if status == 204 { "" } else { "upstream request timeout" };
-                        cluster.stats.response_code(core.core, status);
+                        self.count_upstream_code(scope, cluster, status);
                         Refusal::new(status, body, Some(ResponseFlag::UpstreamRequestTimeout), details)
                     }
                     Deadline::Request => {
@@ -259,8 +262,23 @@ impl Exchange {
         }
         details.push('}');
         let status = failure.status();
-        forwarding.cluster.stats.response_code(scope.core.core, status);
+        self.count_upstream_code(scope, forwarding.cluster, status);
         self.send_local_reply(scope, client, matched, status, failure.is_overflow(), false)
+    }
+
+    /// Counts a reply of the cluster, or the proxy's own in its place, once for all and once by where the request came from.
+    pub(super) fn count_upstream_code(&self, scope: &Scope<'_>, cluster: &Cluster, status: u16) {
+        let (core, stats) = (scope.core.core, &cluster.stats);
+        stats.response_code(core, status);
+        stats.response_code_from(core, self.origin(), status);
+    }
+
+    /// Whether the request came from inside (`x-envoy-internal`).
+    pub(super) fn origin(&self) -> ResponseOrigin {
+        match self.request.headers.get_known(Known::XEnvoyInternal) {
+            Some(b"true") => ResponseOrigin::Internal,
+            _ => ResponseOrigin::External,
+        }
     }
 
     pub(super) fn note_client_gone(&mut self, scope: &Scope<'_>) {

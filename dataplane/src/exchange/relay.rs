@@ -13,6 +13,7 @@ use super::local_reply::Decimal;
 use super::upload::{QUEUED_BYTES_MAX, UploadError};
 use super::{After, Exchange, Scope};
 use crate::downstream::edge;
+use crate::telemetry::counters::ResponseOrigin;
 use crate::telemetry::names::{ClusterStat, HttpStat};
 use crate::telemetry::stream_info::ResponseFlag;
 use crate::upstream::Lease;
@@ -41,7 +42,7 @@ impl Exchange {
         let elapsed = self.elapsed(core);
         self.info.upstream_first_received = Some(elapsed);
         self.info.response_code = self.response.status;
-        stats.response_code(core.core, self.response.status);
+        self.count_upstream_code(scope, forwarding.cluster, self.response.status);
         let Ok(framing) = self.send_reply_head(scope, client, forwarding, elapsed) else {
             return self.send_bare_error(scope, client);
         };
@@ -51,7 +52,13 @@ impl Exchange {
             Ended::Complete => {
                 self.info.upstream_last_received = Some(elapsed);
                 self.info.downstream_last_sent = Some(elapsed);
-                stats.record(core.core, ClusterStat::UpstreamRqTime, elapsed.as_millis() as u64);
+                let elapsed_ms = elapsed.as_millis() as u64;
+                stats.record(core.core, ClusterStat::UpstreamRqTime, elapsed_ms);
+                let by_origin = match self.origin() {
+                    ResponseOrigin::Internal => ClusterStat::InternalUpstreamRqTime,
+                    _ => ClusterStat::ExternalUpstreamRqTime,
+                };
+                stats.record(core.core, by_origin, elapsed_ms);
                 // A client that still sends its body can't be waited for (RFC 9112 §9.3): both connections end.
                 if !self.upload.is_received() {
                     return After::Close;

@@ -6,12 +6,15 @@ use torus_codec::{ChunkedDecoder, HeaderMap, Limits, RequestMethod, ResponseHead
 use torus_ring::{Nanos, Socket};
 
 use crate::cluster::{ClusterIndex, HostIndex, Priority};
+use crate::config::address::Address;
 use crate::wire::{BodyError, BodyEvent, BodyReader, HeadError, HeadReader};
 
 /// A connection to an endpoint, and where it belongs.
 pub struct Upstream {
     /// The connection itself.
     pub socket: Socket,
+    /// Our end of it.
+    pub local: Option<Address>,
     /// Counted from 1 on this core.
     pub id: u64,
     /// Requests sent on it.
@@ -49,8 +52,10 @@ pub(super) struct Counted {
 
 impl Upstream {
     pub(super) fn new(socket: Socket, id: u64, place: Place, now: Nanos) -> Self {
+        let local = socket.local_addr().ok().map(|local| Address::from(&local));
         Self {
             socket,
+            local,
             id,
             request_count: 0,
             opened_at: now,
