@@ -140,7 +140,11 @@ fn finish(ring: IoUring, flags: FlagSet) -> Result<(Handle, Features), Gate> {
 /// Which gate an error of io_uring_setup or io_uring_register means.
 pub(super) fn gate(call: &'static str, error: &io::Error) -> Gate {
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
-    let setting = sys::read_setting("/proc/sys/kernel/io_uring_disabled");
+    gate_of(call, errno, sys::read_setting("/proc/sys/kernel/io_uring_disabled"))
+}
+
+/// As `gate`, given the value of `kernel.io_uring_disabled`, which kernels since 6.6 have.
+fn gate_of(call: &'static str, errno: i32, setting: Option<u32>) -> Gate {
     match errno {
         libc::EPERM | libc::EACCES => match setting {
             Some(value) if value != 0 => Gate::Sysctl { value },
@@ -231,5 +235,28 @@ impl BufferRing {
         let tail = unsafe { AtomicU16::from_ptr(tail) };
         // Release: the kernel must see the entries before it sees that they are there.
         tail.store(self.tail, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_names_its_gate_and_the_cure() {
+        let check = |errno, setting, expected: Gate, cure: &str| {
+            let gate = gate_of("io_uring_setup", errno, setting);
+            assert!(gate.to_string().contains(cure), "{gate}");
+            assert_eq!(gate, expected);
+        };
+        check(libc::EPERM, Some(2), Gate::Sysctl { value: 2 }, "sysctl -w kernel.io_uring_disabled=0");
+        check(libc::EPERM, Some(0), Gate::Seccomp, "seccomp profile");
+        check(libc::EACCES, None, Gate::Seccomp, "io_uring_register");
+        check(libc::ENOSYS, Some(0), Gate::Seccomp, "seccomp profile");
+        check(libc::ENOSYS, None, Gate::OldKernel { missing: "io_uring" }, "run Linux 6.1");
+        check(libc::ENOMEM, Some(0), Gate::Memlock, "ulimit -l");
+        check(libc::EMFILE, Some(0), Gate::OpenFiles, "ulimit -n");
+        let other = Gate::Other { call: "io_uring_setup", errno: libc::EIO };
+        check(libc::EIO, Some(0), other, "io_uring_setup failed");
     }
 }
