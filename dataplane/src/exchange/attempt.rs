@@ -99,6 +99,7 @@ impl Exchange {
         let core = scope.core;
         self.note_host(scope, forwarding, chosen);
         self.deadlines.clear(Deadline::PerTry);
+        self.deadlines.clear(Deadline::UpstreamStreamDuration);
         if self.upload.is_received() {
             self.start_per_try(scope, forwarding);
         }
@@ -106,6 +107,9 @@ impl Exchange {
             Ok(lease) => lease,
             Err(outcome) => return outcome,
         };
+        let duration_max =
+            forwarding.timeouts.upstream_stream_duration.unwrap_or(forwarding.cluster.http.max_stream_duration);
+        self.deadlines.set(Deadline::UpstreamStreamDuration, core.ring.now(), duration_max);
         let elapsed = self.elapsed(core);
         self.info.upstream_connection_ready = Some(elapsed);
         let Some(upstream) = lease.upstream() else { return Outcome::ClientGone };

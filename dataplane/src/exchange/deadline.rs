@@ -23,13 +23,15 @@ pub enum Deadline {
     PerTryIdle,
     /// The request lasted too long (`max_stream_duration`).
     StreamDuration,
+    /// The attempt lasted too long (the cluster's `max_stream_duration`, `x-envoy-upstream-stream-duration-ms`).
+    UpstreamStreamDuration,
     /// The next attempt begins (retry back-off).
     BackOff,
     /// The client takes none of the bytes that wait for it.
     WriteProgress,
 }
 
-const DEADLINES: [Deadline; 9] = [
+const DEADLINES: [Deadline; 10] = [
     Deadline::RequestHead,
     Deadline::Request,
     Deadline::StreamIdle,
@@ -37,6 +39,7 @@ const DEADLINES: [Deadline; 9] = [
     Deadline::PerTry,
     Deadline::PerTryIdle,
     Deadline::StreamDuration,
+    Deadline::UpstreamStreamDuration,
     Deadline::BackOff,
     Deadline::WriteProgress,
 ];

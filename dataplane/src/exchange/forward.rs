@@ -80,10 +80,7 @@ impl Exchange {
             self.text = text;
             return Ok(after);
         }
-        let options = TimeoutOptions {
-            suppress_envoy_headers: router.suppress_envoy_headers,
-            respect_expected_timeout: router.respect_expected_timeout,
-        };
+        let options = timeout_options(scope);
         let timeouts = EffectiveTimeouts::take(forward, options, &mut self.request.headers, &mut self.route_scratch);
         self.retry.start(&forward.retry, &mut self.request.headers, &mut self.route_scratch);
         let hash = cluster.policy.hashing().and_then(|_| self.request_hash(scope, matched, true));
@@ -135,6 +132,7 @@ impl Exchange {
                 Outcome::Deadline(Deadline::PerTry | Deadline::PerTryIdle) => {
                     self.retry.on_failure(AttemptFailure::PerTryTimeout)
                 }
+                Outcome::Deadline(Deadline::UpstreamStreamDuration) => self.retry.on_failure(AttemptFailure::Reset),
                 Outcome::ClientGone | Outcome::ClientFailed(_) | Outcome::Deadline(_) => Verdict::No,
             };
             let retry =
@@ -143,12 +141,16 @@ impl Exchange {
                 if let Outcome::Head(_) = &outcome {
                     self.count_upstream_code(scope, cluster, self.response.status);
                 }
+                let timed_out = matches!(outcome, Outcome::Deadline(_));
                 drop(outcome);
                 self.tried.push(chosen.address);
                 let waited = self.wait_before_retry(scope, client, forwarding).await;
                 core.pools.release(index, Resource::Retries, forward.priority.into());
                 match waited {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        self.prepare_retry(scope, forwarding, timed_out);
+                        continue;
+                    }
                     Err(outcome) => return self.give_up(scope, client, forwarding, outcome),
                 }
             }
@@ -212,6 +214,14 @@ impl Exchange {
                         self.count_upstream_code(scope, cluster, status);
                         Refusal::new(status, body, Some(ResponseFlag::UpstreamRequestTimeout), details)
                     }
+                    Deadline::UpstreamStreamDuration => {
+                        let status = if self.upload.is_received() { 504 } else { 408 };
+                        cluster.stats.increment(core.core, ClusterStat::UpstreamRqMaxDurationReached);
+                        cluster.stats.response_code(core.core, status);
+                        let flag = Some(ResponseFlag::UpstreamMaxStreamDurationReached);
+                        let details = "upstream_max_stream_duration_reached";
+                        Refusal::new(status, "upstream max stream duration reached", flag, details)
+                    }
                     Deadline::Request => {
                         scope.manager.stats.increment(core.core, HttpStat::DownstreamRqTimeout);
                         Refusal::REQUEST_TIMEOUT
@@ -230,6 +240,18 @@ impl Exchange {
             // A head is relayed, not given up.
             Outcome::Head(_) => Ok(After::Abort),
         }
+    }
+
+    /// Brings the request's own fields up to date for the next attempt.
+    fn prepare_retry(&mut self, scope: &Scope<'_>, forwarding: &Forwarding<'_>, timed_out: bool) {
+        if forwarding.matched.virtual_host.include_is_timeout_retry {
+            let value: &[u8] = if timed_out { b"true" } else { b"false" };
+            self.request.headers.set_known(Known::XEnvoyIsTimeoutRetry, value);
+        }
+        let elapsed = self.elapsed(scope.core).saturating_sub(self.info.request_complete.unwrap_or_default());
+        let options = timeout_options(scope);
+        let (request, scratch) = (&mut self.request.headers, &mut self.route_scratch);
+        forwarding.timeouts.announce_again(elapsed, forwarding.forward, options, request, scratch);
     }
 
     /// Answers for a failed attempt with Envoy's words.
@@ -352,6 +374,14 @@ impl Exchange {
             client.poll_gone(cx).map(|WhileWaiting::Gone| Err(Outcome::ClientGone))
         })
         .await
+    }
+}
+
+fn timeout_options(scope: &Scope<'_>) -> TimeoutOptions {
+    let router = &scope.manager.router;
+    TimeoutOptions {
+        suppress_envoy_headers: router.suppress_envoy_headers,
+        respect_expected_timeout: router.respect_expected_timeout,
     }
 }
 

@@ -224,6 +224,10 @@ impl Exchange {
                 forwarding.cluster.stats.increment(core, ClusterStat::UpstreamRqTimeout);
                 (ResponseFlag::UpstreamRequestTimeout, "response_timeout")
             }
+            Deadline::UpstreamStreamDuration => {
+                forwarding.cluster.stats.increment(core, ClusterStat::UpstreamRqMaxDurationReached);
+                (ResponseFlag::UpstreamMaxStreamDurationReached, "upstream_max_stream_duration_reached")
+            }
             Deadline::StreamDuration => {
                 stats.increment(core, HttpStat::DownstreamRqMaxDurationReached);
                 (ResponseFlag::DurationTimeout, "max_duration_timeout")
