@@ -197,9 +197,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
             "connection": self.id,
             "request": self.request_count,
         });
-        let mut text = serde_json::to_string_pretty(&value).unwrap_or_default();
-        text.push('\n');
-        text
+        lines(&value)
     }
 
     async fn read_body(&mut self, framing: Framing, body: &mut Body) -> Result<(), Ended> {
@@ -279,6 +277,22 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         self.out = out;
         written.map(drop).map_err(|_| Ended)
     }
+}
+
+/// The object with each member on a line of its own, and each field of a list of fields too.
+fn lines(object: &serde_json::Value) -> String {
+    let mut members = Vec::new();
+    for (name, value) in object.as_object().into_iter().flatten() {
+        let text = match value.as_array() {
+            Some(fields) if !fields.is_empty() => {
+                let fields: Vec<_> = fields.iter().map(|field| format!("    {field}")).collect();
+                format!("[\n{}\n  ]", fields.join(",\n"))
+            }
+            _ => value.to_string(),
+        };
+        members.push(format!("  \"{name}\": {text}"));
+    }
+    format!("{{\n{}\n}}\n", members.join(",\n"))
 }
 
 /// `size` letters.
