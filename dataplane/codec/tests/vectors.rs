@@ -2,6 +2,8 @@
 
 #[path = "../../../tests/vectors/requests/mod.rs"]
 mod requests;
+#[path = "../../../tests/vectors/responses.rs"]
+mod responses;
 
 use requests::{Expected, Vector, requests};
 use torus_codec::*;
@@ -96,4 +98,78 @@ fn there_are_enough_and_each_has_its_own_name() {
     assert_eq!(names.len(), vectors.len());
     assert!(vectors.len() >= 220, "{}", vectors.len());
     assert!(vectors.iter().all(|vector| vector.rule.contains("RFC")));
+}
+
+/// What is wrong with how the codec reads a response, so many bytes at a time.
+fn check_response(vector: &responses::Vector, step: usize) -> Option<String> {
+    let responses::Vector { name, rule, method, bytes, expected } = vector;
+    // What needs to know the request or the count of heads is not the codec's to refuse.
+    if ["interim-without-end", "switching-unasked"].contains(name) {
+        return None;
+    }
+    let limits = Limits::default();
+    let mut head = ResponseHead::default();
+    let mut start = 0;
+    let fault = loop {
+        let mut seen = 0;
+        let length = loop {
+            let end = (start + seen + step).min(bytes.len());
+            let method = RequestMethod::of(method.as_bytes());
+            match parse_response_from(&bytes[start..end], seen, method, &limits, &mut head) {
+                Err(fault) => break Err(fault),
+                Ok(Some(length)) => break Ok(length),
+                Ok(None) if end == bytes.len() => return Some(format!("{name} ({rule}), by {step}: waits")),
+                Ok(None) => seen = end - start,
+            }
+        };
+        match length {
+            Err(fault) => break Some(fault),
+            Ok(length) => start += length,
+        }
+        if !head.is_informational() {
+            break None;
+        }
+    };
+    let body = || -> Result<(Vec<u8>, usize), Malformed> {
+        let rest = &bytes[start..];
+        match head.body {
+            BodyLength::Empty => Ok((Vec::new(), rest.len())),
+            BodyLength::Length(length) => Ok((rest[..length as usize].to_vec(), rest.len() - length as usize)),
+            BodyLength::UntilClose => Ok((rest.to_vec(), 0)),
+            BodyLength::Chunked => {
+                let mut decoder = ChunkedDecoder::new(&limits);
+                let (mut body, mut at) = (Vec::new(), 0);
+                while !decoder.is_done() {
+                    let part = &rest[at..(at + step).min(rest.len())];
+                    let (used, event) = decoder.decode(part, &mut HeaderMap::default())?;
+                    at += used;
+                    if let ChunkedEvent::Data(range) = event {
+                        body.extend_from_slice(&part[range]);
+                    }
+                }
+                Ok((body, rest.len() - at))
+            }
+        }
+    };
+    use responses::Expected::*;
+    let right = match (*expected, fault) {
+        (Refused, fault) => fault.is_some(),
+        (_, Some(_)) => false,
+        (BodyRefused(status), None) => head.status == status && body().is_err(),
+        (Poisoned(status, text) | Reused(status, text), None) => {
+            let read = body();
+            let reusable = head.keep_alive && read.as_ref().is_ok_and(|(_, rest)| *rest == 0);
+            let same = head.status == status && read.is_ok_and(|(body, _)| body == text.as_bytes());
+            same && reusable == matches!(expected, Reused(..))
+        }
+    };
+    (!right).then(|| format!("{name} ({rule}), by {step}: {fault:?} {head:?}, not {expected:?}"))
+}
+
+#[test]
+fn each_response_is_refused_or_ends_where_it_should() {
+    let steps = [usize::MAX / 2, 1, 3];
+    let wrong = |step| responses::responses().into_iter().filter_map(move |vector| check_response(&vector, step));
+    let wrong = steps.into_iter().flat_map(wrong).collect::<Vec<_>>();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
