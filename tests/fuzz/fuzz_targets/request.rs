@@ -1,0 +1,7 @@
+//! Request heads: no panic, one meaning.
+#![no_main]
+
+#[path = "../src/codec.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::request(data));
