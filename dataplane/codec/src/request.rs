@@ -380,3 +380,6 @@ fn is_known_method(method: &[u8]) -> bool {
             | b"UNSUBSCRIBE"
     )
 }
+
+#[cfg(test)]
+mod tests;
