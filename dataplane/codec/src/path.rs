@@ -155,6 +155,8 @@ fn canonicalize(path: &mut Vec<u8>) -> Result<(), PathError> {
             }
             path.push(b'.');
             at += length;
+        } else if byte == 0 {
+            return Err(PathError::Nul);
         } else if byte == b'\\' {
             path.push(b'/');
             at += 1;
@@ -321,6 +323,7 @@ mod tests {
                 ("/a/b/..?q", Ok("/a/?q")),
                 ("/%00", Err(PathError::Nul)),
                 ("/x%00?y", Err(PathError::Nul)),
+                ("/\0%300", Err(PathError::Nul)),
                 ("/x?%00", Ok("/x?%00")),
                 ("//a//b", Ok("//a//b")),
                 ("/%41%7a%30%2d%5F%7E", Ok("/Az0-_~")),

@@ -123,7 +123,8 @@ fn request_line<'a>(
         return Err(if text.len() <= METHOD_BYTES_MAX { Stop::Partial } else { Malformed::Method.into() });
     };
     let method = text.get(..method_length).unwrap_or_default();
-    if method.is_empty() || !options.allow_custom_methods && !is_known_method(method) {
+    if method.is_empty() || method.len() > METHOD_BYTES_MAX || !options.allow_custom_methods && !is_known_method(method)
+    {
         return Err(Malformed::Method.into());
     }
     match text.get(method_length) {
@@ -259,7 +260,7 @@ fn judge(
 const PATH_AUTHORITY_INDEX: usize = 1;
 /// Where [`request_line`] puts `:path` for an absolute target.
 const ABSOLUTE_PATH_INDEX: usize = 3;
-/// A method that is longer before its space comes is none.
+/// A method that is longer is refused before its end comes.
 const METHOD_BYTES_MAX: usize = 64;
 
 /// How the body ends (RFC 9112 §6.3; a request without either length has none).
