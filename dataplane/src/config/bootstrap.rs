@@ -188,8 +188,10 @@ fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Re
     for (name, value) in &options.stats_tags {
         stats.tags.add_fixed(name, value);
     }
+    let mut snapshot = snapshot?;
+    snapshot.cluster_by_name = std::mem::take(&mut context.cluster_by_name);
     Ok(Parsed {
-        snapshot: snapshot?,
+        snapshot,
         admin: admin?,
         stats,
         stats_flush_interval: stats_flush_interval?,
@@ -223,7 +225,6 @@ fn static_resources(bootstrap: &[u8], context: &mut ParseContext) -> Result<Snap
         });
     }
     context.problems.clean_since(start)?;
-    snapshot.cluster_by_name = context.cluster_by_name.clone();
     Ok(snapshot)
 }
 

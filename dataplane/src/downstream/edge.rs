@@ -135,11 +135,11 @@ fn apply_request_rules(
     headers.remove_known(Known::XEnvoyInternal);
     let origin = address::establish(options, connection, headers, scratch);
     let own_scheme: &[u8] = if connection.secure { b"https" } else { b"http" };
-    if distrusted || is_blank(headers, Known::XForwardedProto) {
+    if distrusted || headers.get_known(Known::XForwardedProto).is_none() {
         headers.set_known(Known::XForwardedProto, own_scheme);
     }
     if options.append_forwarded_port
-        && (distrusted || is_blank(headers, Known::XForwardedPort))
+        && (distrusted || headers.get_known(Known::XForwardedPort).is_none())
         && let Some(local) = connection.local.ip()
     {
         let mut digits = [0; 5];

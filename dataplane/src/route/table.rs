@@ -1,7 +1,12 @@
 //! A compiled RouteConfiguration: virtual hosts by domain, and what a match gives.
 
+use std::borrow::Borrow;
+
 use envoy_types::pb::envoy::config::route::v3 as proto;
+use prost::{DecodeError, Message as _};
 use torus_codec::headers::{HeaderMap, HeaderName, Known};
+
+use torus_xds::wire;
 
 use super::action::{Action, Inherited, WeightedEntry};
 use super::domain::{DomainIndex, without_port};
@@ -143,6 +148,27 @@ pub struct Weighted<'a>(pub(super) Option<&'a WeightedEntry>);
 impl RouteTable {
     /// Compiles `config`; `context` stands at the message.
     pub fn parse(config: &proto::RouteConfiguration, context: &mut ParseContext) -> Result<Self, Refused> {
+        Self::compile(config, config.virtual_hosts.iter().map(Ok), context)
+    }
+
+    /// As [`Self::parse`], from the wire format of one table, in parts where sources were merged.
+    ///
+    /// Virtual hosts are decoded one at a time: ten thousand of them as messages take many times the memory of the table.
+    pub fn parse_wire(parts: &[&[u8]], context: &mut ParseContext) -> Result<Self, Refused> {
+        let mut config = proto::RouteConfiguration::default();
+        for part in parts {
+            let rest = wire::without(part, &[VIRTUAL_HOSTS]);
+            config.merge(rest.as_slice()).map_err(|error| context.reject("", error.to_string()))?;
+        }
+        let hosts = parts.iter().flat_map(|part| wire::length_values(part, VIRTUAL_HOSTS));
+        Self::compile(&config, hosts.map(proto::VirtualHost::decode), context)
+    }
+
+    fn compile<H: Borrow<proto::VirtualHost>>(
+        config: &proto::RouteConfiguration,
+        hosts: impl Iterator<Item = Result<H, DecodeError>>,
+        context: &mut ParseContext,
+    ) -> Result<Self, Refused> {
         let checkpoint = context.problems.checkpoint();
         let validate_by_default = context.validate_clusters;
         if let Some(validate) = &config.validate_clusters {
@@ -160,9 +186,13 @@ impl RouteTable {
         let bytes_max = config.max_direct_response_body_size_bytes.map_or(DIRECT_RESPONSE_BYTES_MAX, |max| max.value);
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         let mut domains = DomainIndex::default();
-        let mut virtual_hosts: Vec<VirtualHost> = Vec::with_capacity(config.virtual_hosts.len());
-        for (index, host) in config.virtual_hosts.iter().enumerate() {
+        let mut virtual_hosts: Vec<VirtualHost> = Vec::new();
+        for (index, host) in hosts.enumerate() {
             context.within_item("virtual_hosts", index, |context| {
+                let host = match &host {
+                    Ok(host) => host.borrow(),
+                    Err(error) => return drop(context.reject("", error.to_string())),
+                };
                 let position = u32::try_from(virtual_hosts.len()).unwrap_or(u32::MAX);
                 if host.domains.is_empty() {
                     context.reject("domains", "must not be empty");
@@ -175,6 +205,7 @@ impl RouteTable {
                 }
             });
         }
+        virtual_hosts.shrink_to_fit();
         context.validate_clusters = validate_by_default;
         let mut names: Vec<&str> = virtual_hosts.iter().map(|host| &*host.name).collect();
         names.sort_unstable();
@@ -415,5 +446,7 @@ impl Conditions {
     }
 }
 
+/// Field number of RouteConfiguration.virtual_hosts.
+const VIRTUAL_HOSTS: u32 = 2;
 /// Source: RouteConfiguration.max_direct_response_body_size_bytes.
 const DIRECT_RESPONSE_BYTES_MAX: u32 = 4_096;

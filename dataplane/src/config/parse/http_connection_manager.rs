@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
-use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use envoy_types::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
-use torus_codec::{HeaderName, Limits, RequestOptions};
+use prost::Message as _;
+use torus_codec::{Limits, RequestOptions};
+use torus_xds::wire;
 
 use super::context::type_name;
 use super::{ParseContext, cidr, http_filters};
@@ -20,13 +21,18 @@ use crate::route::RouteTable;
 use crate::route::local_reply::LocalReplyMapper;
 use crate::telemetry::access_log::AccessLog;
 
-/// Compiles `config`; `listener_prefix` is the listener's stat prefix with its last dot.
+/// Compiles the message in `bytes`; `listener_prefix` is the listener's stat prefix with its last dot.
+///
+/// The route table is the large part and never becomes a message as a whole.
 pub fn parse(
-    config: &proto::HttpConnectionManager,
+    bytes: &[u8],
     listener_prefix: &str,
     context: &mut ParseContext,
 ) -> Result<HttpConnectionManager, Refused> {
     let start = context.problems.checkpoint();
+    let rest = wire::without(bytes, &[ROUTE_CONFIG]);
+    let config = proto::HttpConnectionManager::decode(rest.as_slice());
+    let config = &config.map_err(|error| context.reject("", error.to_string()))?;
     let stat_prefix = stat_prefix(&config.stat_prefix, context);
     refuse_other_codecs(config.codec_type(), context);
     let common = config.common_http_protocol_options.clone().unwrap_or_default();
@@ -35,7 +41,7 @@ pub fn parse(
     let header_bytes_max = header_bytes_max(config, context);
     let http1 = config.http_protocol_options.clone().unwrap_or_default();
     let http1 = context.within("http_protocol_options", |context| http1_options(&http1, context));
-    let routes = route_table(config, context);
+    let routes = route_table(bytes, config, context);
     let router = http_filters::parse("http_filters", &config.http_filters, context);
     let edge = edge_options(config, &common, context);
     let local_reply = match &config.local_reply_config {
@@ -48,8 +54,9 @@ pub fn parse(
     header_value("server_name", &config.server_name, context);
     let server_name = if config.server_name.is_empty() { "envoy" } else { &config.server_name };
     context.problems.clean_since(start)?;
+    let routes = Arc::new(routes?);
+    let edge = EdgeOptions { internal_only_headers: routes.internal_only_headers.clone(), ..edge? };
     let registry = &context.registry;
-    let edge = edge?;
     let request_options = RequestOptions {
         limits: Limits {
             header_bytes_max: header_bytes_max as usize,
@@ -70,7 +77,7 @@ pub fn parse(
         listener_stats: registry.group(&format!("{listener_prefix}http.{stat_prefix}.")),
         http1_stats: registry.group("http1."),
         stat_prefix: stat_prefix.into(),
-        routes: Arc::new(routes?.0),
+        routes,
         timeouts: timeouts?,
         header_bytes_max,
         header_count_max: limits.header_count_max,
@@ -200,21 +207,28 @@ fn stream_error_on_invalid_message(config: &proto::HttpConnectionManager) -> boo
     own.or(config.stream_error_on_invalid_http_message).is_some_and(|on| on.value)
 }
 
-struct Routes(RouteTable);
-
-fn route_table(config: &proto::HttpConnectionManager, context: &mut ParseContext) -> Result<Routes, Refused> {
+fn route_table(
+    bytes: &[u8],
+    config: &proto::HttpConnectionManager,
+    context: &mut ParseContext,
+) -> Result<RouteTable, Refused> {
     use proto::http_connection_manager::RouteSpecifier;
     match &config.route_specifier {
-        Some(RouteSpecifier::RouteConfig(table)) => context.within("route_config", |context| {
-            // A table that comes with its clusters may be checked against them.
-            context.validate_clusters = table.validate_clusters.is_none_or(|validate| validate.value);
-            RouteTable::parse(table, context).map(Routes)
-        }),
         Some(RouteSpecifier::Rds(_)) => Err(context.reject("rds", "route discovery is not there yet in this version")),
         Some(RouteSpecifier::ScopedRoutes(_)) => {
             Err(context.reject("scoped_routes", "scoped routes are not there yet in this version"))
         }
-        None => Err(context.reject("route_config", "is required")),
+        Some(RouteSpecifier::RouteConfig(_)) | None => {
+            let parts: Vec<&[u8]> = wire::length_values(bytes, ROUTE_CONFIG).collect();
+            if parts.is_empty() {
+                return Err(context.reject("route_config", "is required"));
+            }
+            context.within("route_config", |context| {
+                // A table that comes with its clusters is checked against them unless it says otherwise.
+                context.validate_clusters = true;
+                RouteTable::parse_wire(&parts, context)
+            })
+        }
     }
 }
 
@@ -253,8 +267,6 @@ fn edge_options(
     let reset_trace_reason = reset_trace_reason(config, context);
     let scheme = scheme(config, context);
     let strip_port = strip_port(config, context);
-    // `RouteTable::parse` reports what is wrong with these names.
-    let internal_only = route_config(config).map(|table| table.internal_only_headers.as_slice()).unwrap_or_default();
     let normalize_by_default = context.runtime.boolean("http_connection_manager.normalize_path", false);
     let user_agent = config.add_user_agent.is_some_and(|add| add.value);
     Ok(EdgeOptions {
@@ -281,15 +293,9 @@ fn edge_options(
         user_agent: user_agent
             .then(|| UserAgent { cluster: context.node.cluster.clone(), node: context.node.id.clone() }),
         forward_client_cert: config.forward_client_cert_details() == ForwardClientCertDetails::AlwaysForwardOnly,
-        internal_only_headers: internal_only.iter().filter_map(|name| HeaderName::new(name)).collect(),
+        // They come with the route table, which the caller knows.
+        internal_only_headers: Vec::new(),
     })
-}
-
-fn route_config(config: &proto::HttpConnectionManager) -> Option<&route::RouteConfiguration> {
-    match &config.route_specifier {
-        Some(proto::http_connection_manager::RouteSpecifier::RouteConfig(table)) => Some(table),
-        _ => None,
-    }
 }
 
 struct Scheme {
@@ -397,6 +403,8 @@ pub fn is_http_connection_manager(type_url: &str) -> bool {
     type_name(type_url) == "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 }
 
+/// Field number of HttpConnectionManager.route_config.
+const ROUTE_CONFIG: u32 = 4;
 /// Source: HttpConnectionManager.max_request_headers_kb.
 const HEADER_KIBIBYTES_MAX: u32 = 60;
 /// Source: HttpProtocolOptions.max_headers_count.

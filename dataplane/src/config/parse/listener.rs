@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as proto;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 
 use super::context::type_name;
 use super::http_connection_manager::{self, is_http_connection_manager};
@@ -206,9 +205,8 @@ fn terminal_filter(
         let name = type_name(&packed.type_url);
         return Err(context.reject("typed_config", format!("network filter `{name}` is not there yet in this version")));
     }
-    let config: HttpConnectionManager = context.unpack("typed_config", packed)?;
     context.within("typed_config", |context| {
-        let manager = http_connection_manager::parse(&config, listener_prefix, context)?;
+        let manager = http_connection_manager::parse(&packed.value, listener_prefix, context)?;
         Ok(NetworkFilter::Http(Arc::new(manager)))
     })
 }

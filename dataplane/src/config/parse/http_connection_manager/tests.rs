@@ -1,3 +1,5 @@
+use torus_codec::HeaderName;
+
 use super::*;
 
 /// Parses `fields` beside what is required.
@@ -16,9 +18,10 @@ fn parse_with(fields: &str) -> (Result<HttpConnectionManager, Refused>, Vec<Stri
         );
     }
     text.push_str(fields);
-    let config = torus_xds::from_yaml(&text).unwrap_or_else(|findings| panic!("{text}\n{findings:?}"));
+    let config: proto::HttpConnectionManager =
+        torus_xds::from_yaml(&text).unwrap_or_else(|findings| panic!("{text}\n{findings:?}"));
     let mut context = ParseContext::new(1);
-    let parsed = parse(&config, "listener.a.", &mut context);
+    let parsed = parse(&config.encode_to_vec(), "listener.a.", &mut context);
     assert_eq!(parsed.is_err(), context.problems.has_errors());
     (parsed, context.problems.iter().map(ToString::to_string).collect())
 }
