@@ -323,3 +323,6 @@ fn borrow(breakers: &Breakers, resource: Resource, priority: Priority) -> u32 {
 const fn cell(priority: Priority, resource: Resource) -> usize {
     priority as usize * RESOURCE_COUNT + resource as usize
 }
+
+#[cfg(test)]
+mod tests;

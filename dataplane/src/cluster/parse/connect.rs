@@ -43,6 +43,9 @@ fn bind_config(bind: &core::BindConfig, context: &mut ParseContext) -> Result<Up
     let raw = socket_option::parse_all("socket_options", &bind.socket_options, context);
     context.problems.clean_since(start)?;
     let extra_sources = extra?.into_iter().chain(additional?).collect::<Vec<_>>();
+    if extra_sources.len() > 1 {
+        return Err(context.reject("extra_source_addresses", "Envoy takes only one"));
+    }
     if source.is_none() && !extra_sources.is_empty() {
         return Err(context.reject("source_address", "is required beside extra source addresses"));
     }

@@ -64,12 +64,17 @@ fn lb_policy(
     context: &mut ParseContext,
 ) -> Result<Policy, Refused> {
     use proto::cluster::common_lb_config::LocalityConfigSpecifier;
-    use proto::cluster::{LbConfig, LbPolicy, ring_hash_lb_config};
+    use proto::cluster::{DiscoveryType, LbConfig, LbPolicy, ring_hash_lb_config};
     let common = config.common_lb_config.as_ref();
     let hashing = match common.and_then(|common| common.consistent_hashing_lb_config.as_ref()) {
         None => ConsistentHashing::default(),
         Some(hashing) => {
             let outer = context.problems.enter("common_lb_config");
+            let strict_dns = proto::cluster::ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into());
+            if hashing.use_hostname_for_hashing && config.cluster_discovery_type.as_ref() != Some(&strict_dns) {
+                let reason = "needs a cluster of type STRICT_DNS, or `load_balancing_policy`";
+                let _ = context.reject("consistent_hashing_lb_config.use_hostname_for_hashing", reason);
+            }
             let factor = context
                 .within("consistent_hashing_lb_config", |context| balance_factor(hashing.hash_balance_factor, context));
             context.problems.leave(outer);

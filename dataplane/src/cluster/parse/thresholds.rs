@@ -94,7 +94,6 @@ fn per_host(entry: &proto::circuit_breakers::Thresholds, context: &mut ParseCont
         ("max_retries", entry.max_retries.is_some()),
         ("max_connection_pools", entry.max_connection_pools.is_some()),
         ("retry_budget", entry.retry_budget.is_some()),
-        ("track_remaining", entry.track_remaining),
     ];
     for (field, _) in others.iter().filter(|(_, present)| *present) {
         let _ = context.reject(field, "only `max_connections` can be limited per host");
