@@ -6,7 +6,7 @@ use super::ledger::Refusal;
 use super::reject::{Rejected, Severity};
 
 /// `refusals` and `rejected` with their places in the documents of `encoded`, in the order of the file. What was rejected only because
-/// it is missing from this version, or lies inside of what is, is said once. Beyond [`FINDING_COUNT_MAX`] findings the rest is counted.
+/// it is missing from this version, or lies inside of what is, is said once. Beyond a hundred of a kind the rest is counted.
 pub fn findings(refusals: Vec<Refusal>, rejected: &[Rejected], encoded: &Encoded) -> Vec<Diagnostic> {
     let said = |rejected: &&Rejected| !refusals.iter().any(|refusal| covers(&refusal.path, &rejected.path));
     let own: Vec<&Rejected> = rejected.iter().take(LOOKED_AT_MAX).filter(said).collect();
