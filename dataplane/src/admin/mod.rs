@@ -6,6 +6,7 @@
 pub mod server;
 pub mod socket;
 
+mod access;
 mod clusters;
 mod config_dump;
 mod endpoints;
@@ -28,8 +29,8 @@ pub use socket::{AdminSocket, BindError};
 
 use crate::config::lifecycle::Lifecycle;
 use crate::config::snapshot::Snapshot;
-use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::access_log::sink::LogSinks;
+use crate::telemetry::access_log::{AccessLog, LogBuffers};
 use crate::telemetry::program_log::LogControl;
 use crate::telemetry::registry::Registry;
 use crate::telemetry::server_stats::ServerStats;
@@ -75,6 +76,8 @@ pub struct Admin {
     pub facts: Facts,
     /// Where requests to this server are logged.
     pub access_logs: Vec<AccessLog>,
+    /// Their lines on the way to the writer.
+    pub log_buffers: Mutex<LogBuffers>,
 }
 
 impl Admin {
@@ -95,6 +98,11 @@ impl Admin {
 
     fn stats_view(&self) -> MutexGuard<'_, StatsView> {
         lock(&self.stats)
+    }
+
+    /// Hands lines of the server's own access log to the writer.
+    pub fn flush_logs(&self) {
+        lock(&self.log_buffers).flush();
     }
 
     /// Brings stats up to date that are measured when they are read.

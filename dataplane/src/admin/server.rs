@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SERVER, X_CONTENT_TYPE_OPTIONS};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use axum::serve::Listener;
@@ -18,6 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Admin;
+use super::access::{self, Began};
 use super::endpoints::answer;
 use super::request::{Reply, Request, parameters};
 use super::socket::{AdminSocket, SocketKind};
@@ -54,7 +56,10 @@ struct Counts {
 
 async fn handle(State((admin, counts)): State<(Arc<Admin>, Arc<Counts>)>, request: HttpRequest) -> Response {
     counts.http.increment(counts.core, HttpStat::DownstreamRqTotal);
-    let reply = reply_to(&admin, request).await;
+    let began = Began::now();
+    let (head, body) = request.into_parts();
+    let reply = reply_to(&admin, &head, body).await;
+    access::write(&admin, &head, &reply, &began);
     counts.http.increment(counts.core, HttpStat::DownstreamRqCompleted);
     if let Some(class) = HttpStat::response_class(reply.status) {
         counts.http.increment(counts.core, class);
@@ -69,8 +74,7 @@ async fn handle(State((admin, counts)): State<(Arc<Admin>, Arc<Counts>)>, reques
     response
 }
 
-async fn reply_to(admin: &Admin, request: HttpRequest) -> Reply {
-    let (head, body) = request.into_parts();
+async fn reply_to(admin: &Admin, head: &Parts, body: Body) -> Reply {
     let mut asked = Request::new(head.method.as_str(), head.uri.path(), head.uri.query().unwrap_or_default());
     tracing::debug!(target: "admin", "{} {}", head.method, head.uri);
     let body = match tokio::time::timeout(BODY_WAIT_MAX, to_bytes(body, BODY_BYTES_MAX)).await {

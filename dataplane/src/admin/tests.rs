@@ -52,6 +52,7 @@ fn fixture() -> Fixture {
         ..Facts::default()
     };
     let log_sinks = LogSinks::new(FlushOptions::default(), &registry);
+    let log_buffers = Mutex::new(LogBuffers::new(log_sinks.clone(), registry.config_core()));
     let admin = Admin {
         stats: Mutex::default(),
         server_stats: ServerStats::new(&registry, "1.2.3"),
@@ -62,6 +63,7 @@ fn fixture() -> Fixture {
         commands,
         facts,
         access_logs: Vec::new(),
+        log_buffers,
         registry,
     };
     Fixture { admin: Arc::new(admin), commanded }

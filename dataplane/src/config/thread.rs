@@ -29,8 +29,8 @@ use super::snapshot::Snapshot;
 use crate::admin::{Admin, AdminSocket, Command, Facts, server};
 use crate::cluster::dns::{self, Resolvers};
 use crate::cluster::{Cluster, ClusterIndex};
-use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::access_log::sink::LogSinks;
+use crate::telemetry::access_log::{AccessLog, LogBuffers};
 use crate::telemetry::names::{ServerStat, TorusStat, WatchdogStat};
 use crate::telemetry::program_log::LogControl;
 use crate::telemetry::registry::Registry;
@@ -119,6 +119,7 @@ impl ConfigThread {
             server_stats,
             snapshot: Mutex::new(self.publisher.current().clone()),
             lifecycle: self.lifecycle.clone(),
+            log_buffers: Mutex::new(LogBuffers::new(self.log_sinks.clone(), self.registry.config_core())),
             log_sinks: self.log_sinks,
             log: self.log,
             commands,
@@ -149,6 +150,7 @@ impl ConfigThread {
         };
         turns.warm_up(0);
         let mut stats_tick = ticks(self.stats_flush_interval);
+        let mut log_tick = ticks(turns.admin.log_sinks.flush_interval());
         let mut watchdog_tick = ticks(watchdog::CHECK_INTERVAL);
         let mut drain_tick = ticks(DRAIN_CHECK_INTERVAL);
         loop {
@@ -183,6 +185,7 @@ impl ConfigThread {
                     turns.apply(all);
                 }
                 _ = stats_tick.tick() => turns.flush_stats(),
+                _ = log_tick.tick() => turns.admin.flush_logs(),
                 _ = watchdog_tick.tick() => turns.check_threads(),
                 _ = drain_tick.tick(), if turns.drain_deadline.is_some() => {
                     if let Some(ending) = turns.drain_state() {
@@ -318,6 +321,7 @@ impl Turns {
 
     fn end(&self, ending: Ending) -> Ending {
         let left = self.lifecycle.connections();
+        self.admin.flush_logs();
         self.lifecycle.end();
         self.publisher.wake_all();
         match ending {

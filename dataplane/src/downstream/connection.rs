@@ -7,7 +7,7 @@ use std::task::Poll;
 use torus_ring::Nanos;
 
 use super::ConnectionInfo;
-use crate::config::snapshot::{Listener, NetworkFilter};
+use crate::config::snapshot::NetworkFilter;
 use crate::downstream::HttpConnectionManager;
 use crate::exchange::client::Client;
 use crate::exchange::core_state::CoreState;
@@ -61,7 +61,7 @@ impl Connection {
             let Some(listener) = snapshot.listeners.get(self.listener as usize) else { return Rest::Close };
             let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
             let head = self.read_head(core, exchange, manager).await;
-            let last_request = self.is_last_request(core, listener, manager);
+            let last_request = self.is_last_request(core, manager);
             let scope = Scope { core, snapshot: &snapshot, listener, manager, connection: &self.info, last_request };
             let after = match head {
                 Head::Idle => return Rest::Idle,
@@ -88,16 +88,15 @@ impl Connection {
         }
     }
 
-    /// Whether the connection closes after the next reply: it is old, has served enough, or the process drains.
-    fn is_last_request(&self, core: &CoreState, listener: &Listener, manager: &HttpConnectionManager) -> bool {
+    /// Whether the connection closes after the next reply: it is old or has served enough.
+    fn is_last_request(&self, core: &CoreState, manager: &HttpConnectionManager) -> bool {
         let limit_reached = manager.requests_per_connection_max.is_some_and(|max| self.request_count + 1 >= max);
         if limit_reached {
             manager.stats.increment(core.core, HttpStat::DownstreamCxMaxRequestsReached);
         }
         let age = core.ring.now().since(self.opened_at);
         let too_old = manager.timeouts.connection_duration_max.is_some_and(|max| age >= max);
-        let random = core.random.borrow_mut().next_u64();
-        limit_reached || too_old || core.lifecycle.close_after_reply(listener.direction, random)
+        limit_reached || too_old
     }
 
     /// Reads the next head. A connection on which nothing arrives is idle; one on which a head has begun must finish it in time.

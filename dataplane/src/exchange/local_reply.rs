@@ -218,7 +218,7 @@ impl Exchange {
         self.info.response_code = status;
         let date = scope.core.date();
         edge::prepare_response(scope.manager, &self.request.headers, &date, response, &mut self.edge_scratch);
-        let close = close || scope.last_request || !self.request.keep_alive || !self.upload.is_received();
+        let close = close || scope.closes_after_reply() || !self.request.keep_alive || !self.upload.is_received();
         let (version, options, token) =
             (self.request.version, self.encode_options(scope), self.connection_token(close));
         let (response, body) = (&self.response.headers, &self.body);

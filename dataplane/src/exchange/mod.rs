@@ -77,8 +77,25 @@ pub struct Scope<'a> {
     pub manager: &'a HttpConnectionManager,
     /// The client's connection.
     pub connection: &'a ConnectionInfo,
-    /// The connection must close after this reply (drain, request limit).
+    /// The connection has served enough requests, or for long enough.
     pub last_request: bool,
+}
+
+impl Scope<'_> {
+    /// Whether the connection closes after the reply whose head is about to be sent. Asked once a reply: a drain that began while
+    /// the request ran still tells the client.
+    fn closes_after_reply(&self) -> bool {
+        if self.last_request {
+            return true;
+        }
+        let core = self.core;
+        let random = core.random.borrow_mut().next_u64();
+        let is_draining = core.lifecycle.close_after_reply(self.listener.direction, random);
+        if is_draining {
+            self.manager.stats.increment(core.core, HttpStat::DownstreamCxDrainClose);
+        }
+        is_draining
+    }
 }
 
 /// What becomes of the client's connection.
@@ -208,6 +225,7 @@ impl Exchange {
         if self.request.headers.get_known(Known::Upgrade).is_some() && !self.upgrade_is_allowed(scope) {
             return Err(Refusal::UPGRADE);
         }
+        scope.manager.stats.increment(core.core, HttpStat::RqTotal);
         let random = core.random.borrow_mut().next_u64();
         match scope.manager.routes.find(&self.request.headers, random, &mut self.route_scratch) {
             Found::NoVirtualHost => {

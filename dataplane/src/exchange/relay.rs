@@ -123,7 +123,7 @@ impl Exchange {
         self.info.response_code_details.push_str("via_upstream");
         forwarding.matched.finalize_response(forwarding.weighted, &self.info, request, response, scratch);
         edge::prepare_response(scope.manager, request, &core.date(), response, &mut self.edge_scratch);
-        let close = scope.last_request || !self.request.keep_alive || !self.upload.can_finish();
+        let close = scope.closes_after_reply() || !self.request.keep_alive || !self.upload.can_finish();
         // An HTTP/1.0 client sees the end of an unmeasured body by the close.
         let version = self.request.version;
         let unmeasured = matches!(self.response.body, BodyLength::Chunked | BodyLength::UntilClose);
