@@ -260,7 +260,12 @@ impl Exchange {
                         scope.manager.stats.increment(core.core, HttpStat::RqDirectResponse);
                         Ok(self.send_direct_response(scope, client, &matched))
                     }
-                    Action::NonForwarding => Err(Refusal::NO_ROUTE),
+                    Action::NonForwarding => {
+                        scope.manager.stats.increment(core.core, HttpStat::NoCluster);
+                        let flag = Some(ResponseFlag::NoClusterFound);
+                        let refusal = Refusal::new(503, "", flag, "cluster_not_found");
+                        Ok(self.refuse(scope, client, Some((&matched, route::Weighted::default())), &refusal))
+                    }
                 }
             }
         }

@@ -364,8 +364,12 @@ fn forward_path_rewrite(
     path: &PathMatch,
     context: &mut ParseContext,
 ) -> Result<PathRewrite, Refused> {
-    let count =
-        [!action.prefix_rewrite.is_empty(), action.regex_rewrite.is_some(), action.path_rewrite_policy.is_some()];
+    let count = [
+        !action.prefix_rewrite.is_empty(),
+        action.regex_rewrite.is_some(),
+        action.path_rewrite_policy.is_some(),
+        !action.path_rewrite.is_empty(),
+    ];
     if count.into_iter().filter(|set| *set).count() > 1 {
         let reason = "only one of prefix_rewrite, regex_rewrite, path_rewrite_policy or path_rewrite may be set";
         return Err(context.reject("", reason));
