@@ -111,7 +111,9 @@ impl Backend {
     /// # Panics
     /// Where the address cannot be bound.
     pub fn tcp(label: &str, host: &str, journal: &Arc<Journal>) -> Self {
-        let listener = TcpListener::bind((host, crate::ports::free_port())).expect("a free port");
+        // Another test process may take a free port between the look and the bind.
+        let mut tries = (0..50).map(|_| TcpListener::bind((host, crate::ports::free_port())));
+        let listener = tries.find_map(Result::ok).expect("a free port");
         let local = listener.local_addr().expect("a bound socket has an address");
         let wake = Box::new(move || drop(TcpStream::connect(local)));
         let stopped = Arc::new(AtomicBool::new(false));

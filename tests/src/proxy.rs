@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 /// How long a proxy may take to say that it is ready.
-const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running proxy with its admin address; ends when dropped.
 pub struct Proxy {

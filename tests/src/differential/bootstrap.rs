@@ -22,9 +22,13 @@ const MANAGER: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const FILE_LOG: &str = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
 
+/// The logged field that tells when a request began, in seconds; not compared.
+pub(super) const START: &str = "start_seconds";
+
 /// What every theme logs of each request, by field.
 const LOG: &[(&str, &str)] = &[
     ("case", "%REQ(X-CASE)%"),
+    (START, "%START_TIME(%s.%6f)%"),
     ("method", "%REQ(:METHOD)%"),
     ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
     ("authority", "%REQ(:AUTHORITY)%"),

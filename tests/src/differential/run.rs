@@ -88,6 +88,17 @@ pub fn run(theme: &Theme, binaries: &[PathBuf]) -> Vec<Result<Run, String>> {
     runs
 }
 
+/// The request that had begun last at `start`, for lines of requests whose fields were not read.
+fn in_flight(begun: &[(f64, String)], start: &Value) -> Option<String> {
+    let start: f64 = start.as_str()?.parse().ok()?;
+    begun.iter().rev().find(|(begin, _)| *begin <= start).map(|(_, case)| case.clone())
+}
+
+fn seconds_now() -> f64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_epoch.expect("the clock is past 1970").as_secs_f64()
+}
+
 fn target(listen: Listen, index: usize, places: &Places) -> Target {
     let port = places.listen.get(index).copied().unwrap_or_default();
     match listen {
@@ -110,9 +121,11 @@ impl Passage<'_> {
         let before = self.proxy.stats();
         let mut run = Run::new();
         let mut kept: HashMap<String, Connection> = HashMap::new();
+        let mut begun = Vec::new();
         self.journal.take();
         for request in &self.theme.requests {
             let started = Instant::now();
+            begun.push((seconds_now(), request.case.clone()));
             run.insert(request.case.clone(), self.send(request, &mut kept));
             if std::env::var_os("TORUS_DIFFERENTIAL_SLOW").is_some() && started.elapsed() > Duration::from_millis(500) {
                 println!("slow: {}/{}: {:?}", self.theme.name, request.case, started.elapsed());
@@ -120,7 +133,7 @@ impl Passage<'_> {
         }
         drop(kept);
         let lines = self.quiet_log("json.log");
-        let whole = self.whole(&before, &lines, &mut run);
+        let whole = self.whole(&before, &lines, &begun, &mut run);
         run.insert(THEME.into(), whole);
         run
     }
@@ -195,15 +208,23 @@ impl Passage<'_> {
     }
 
     /// Log lines, stats and everything else that no single request explains.
-    fn whole(&self, before: &BTreeMap<String, u64>, lines: &[String], run: &mut Run) -> Observed {
+    fn whole(
+        &self,
+        before: &BTreeMap<String, u64>,
+        lines: &[String],
+        begun: &[(f64, String)],
+        run: &mut Run,
+    ) -> Observed {
         let mut whole = Observed::new();
         let mut seen: HashMap<String, usize> = HashMap::new();
         for line in lines {
-            let Ok(line) = serde_json::from_str::<Value>(line) else {
+            let Ok(mut line) = serde_json::from_str::<Value>(line) else {
                 whole.insert(format!("log is not JSON[{}]", whole.len()), line.clone());
                 continue;
             };
-            let case = line.get("case").and_then(Value::as_str).unwrap_or("-").to_owned();
+            let start = line.as_object_mut().and_then(|fields| fields.remove(bootstrap::START));
+            let named = line.get("case").and_then(Value::as_str).filter(|case| run.contains_key(*case));
+            let case = named.map(str::to_owned).or_else(|| in_flight(begun, start.as_ref()?)).unwrap_or_default();
             let index = seen.entry(case.clone()).or_default();
             let prefix = format!("log[{index}]");
             *index += 1;
