@@ -281,7 +281,7 @@ impl Exchange {
         FormatContext {
             response: Some(&self.response.headers),
             response_trailers: Some(&self.response_trailers),
-            local_reply_body: &self.body,
+            local_reply_body: b"",
             log_type,
             now: core.wall(),
             ..FormatContext::new(&self.info, &self.request.headers)
