@@ -34,12 +34,12 @@ impl Cluster {
         }
         let tables = endpoints.priorities.iter().filter_map(|level| level.table.as_ref());
         // Envoy's priorities write the same gauges, so the last one stays.
-        if let Some([size, fewest, most]) = tables.clone().filter_map(|table| table.ring_counts()).last() {
+        if let Some([size, fewest, most]) = tables.clone().filter_map(|table| table.ring_counts()).next_back() {
             self.stats.set(core, ClusterStat::RingHashLbSize, size);
             self.stats.set(core, ClusterStat::RingHashLbMinHashesPerHost, fewest);
             self.stats.set(core, ClusterStat::RingHashLbMaxHashesPerHost, most);
         }
-        if let Some([fewest, most]) = tables.filter_map(|table| table.maglev_counts()).last() {
+        if let Some([fewest, most]) = tables.filter_map(|table| table.maglev_counts()).next_back() {
             self.stats.set(core, ClusterStat::MaglevLbMinEntriesPerHost, fewest);
             self.stats.set(core, ClusterStat::MaglevLbMaxEntriesPerHost, most);
         }

@@ -49,14 +49,15 @@ pub fn shares(
         availability.iter().map(|priority| priority.healthy_percent + priority.degraded_percent).sum::<u32>().min(100);
     let mut shares = vec![PriorityShare::default(); priorities.len()];
 
+    let scaled = |percent: u32| (percent * 100).checked_div(available_percent).unwrap_or(0);
     if available_percent > 0 {
         let mut rest = 100;
         for (share, priority) in shares.iter_mut().zip(&availability) {
-            share.healthy_percent = rest.min(priority.healthy_percent * 100 / available_percent);
+            share.healthy_percent = rest.min(scaled(priority.healthy_percent));
             rest -= share.healthy_percent;
         }
         for (share, priority) in shares.iter_mut().zip(&availability) {
-            share.degraded_percent = rest.min(priority.degraded_percent * 100 / available_percent);
+            share.degraded_percent = rest.min(scaled(priority.degraded_percent));
             rest -= share.degraded_percent;
         }
         // What rounding left over.

@@ -180,9 +180,6 @@ fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Re
     };
     let stats_flush_interval = stats_flush_interval(&bootstrap, context);
     let snapshot = context.within("static_resources", |context| static_resources(&encoded.bytes, context));
-    if let Some(manager) = &bootstrap.cluster_manager {
-        context.within("cluster_manager", |context| check_local_cluster(manager, context));
-    }
     context.problems.clean_since(start)?;
     let mut stats = stats?;
     for (name, value) in &options.stats_tags {
@@ -243,13 +240,6 @@ fn name_clusters(bootstrap: &[u8], context: &mut ParseContext) {
                 let _ = context.reject("name", format!("another cluster is called `{name}`"));
             });
         }
-    }
-}
-
-fn check_local_cluster(manager: &proto::ClusterManager, context: &mut ParseContext) {
-    if !manager.local_cluster_name.is_empty() {
-        context.validate_clusters = true;
-        let _ = context.cluster("local_cluster_name", &manager.local_cluster_name);
     }
 }
 

@@ -112,7 +112,7 @@ mod tests {
         for _ in 0..300 {
             counts[edf.next(|member| if member == 0 { 2.0 } else { 1.0 }).unwrap()] += 1;
         }
-        assert!((counts[0] as i32 - 200).abs() <= 2, "{counts:?}");
+        assert!((counts[0] - 200_i32).abs() <= 2, "{counts:?}");
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl MaglevTable {
         let size = u64::from(table_size);
         let biggest = shares.iter().map(|entry| entry.share).fold(0.0, f64::max);
         let mut sorted: Vec<(&str, HostShare)> = keys.iter().map(String::as_str).zip(shares.iter().copied()).collect();
-        sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+        sorted.sort_by_key(|(key, _)| *key);
         let mut claimants: Vec<Claimant> = sorted
             .iter()
             .map(|(key, entry)| Claimant {

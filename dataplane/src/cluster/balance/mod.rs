@@ -266,7 +266,7 @@ fn least_request(list: &HostList, options: &LeastRequest, request: &mut Choice<'
                     Some((_, fewest)) if active > fewest => {}
                     Some((_, fewest)) if active == fewest => {
                         equal_count += 1;
-                        if request.random.next_u64() % equal_count == 0 {
+                        if request.random.next_u64().is_multiple_of(equal_count) {
                             best = Some((*host, active));
                         }
                     }

@@ -345,5 +345,5 @@ fn percent(value: Option<Percent>, default: u32, context: &mut ParseContext) -> 
 
 fn is_prime(number: u32) -> bool {
     let factors = (2..).take_while(|factor| u64::from(*factor) * u64::from(*factor) <= u64::from(number));
-    number >= 2 && factors.into_iter().all(|factor: u32| number % factor != 0)
+    number >= 2 && factors.into_iter().all(|factor: u32| !number.is_multiple_of(factor))
 }

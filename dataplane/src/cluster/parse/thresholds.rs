@@ -50,12 +50,6 @@ pub(super) fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Resu
 fn thresholds(entry: &proto::circuit_breakers::Thresholds, context: &mut ParseContext) -> Result<Thresholds, Refused> {
     let start = context.problems.checkpoint();
     known_priority(entry, context);
-    if entry.max_connection_pools.is_some() {
-        let _ = context.reject(
-            "max_connection_pools",
-            "has no counterpart here: each worker has one pool for a host, so their number is bounded already",
-        );
-    }
     let defaults = Thresholds::default();
     let retry_budget = match &entry.retry_budget {
         Some(budget) => context.within("retry_budget", |context| retry_budget(budget, context)).ok(),
