@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
+use torus_codec::Malformed;
 use torus_ring::Nanos;
 
 use super::ConnectionInfo;
@@ -61,7 +62,7 @@ impl Connection {
             let Some(listener) = snapshot.listeners.get(self.listener as usize) else { return Rest::Close };
             let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
             let head = self.read_head(core, exchange, manager).await;
-            let last_request = self.is_last_request(core, manager);
+            let last_request = !matches!(head, Head::Idle) && self.is_last_request(core, manager);
             let scope = Scope { core, snapshot: &snapshot, listener, manager, connection: &self.info, last_request };
             let after = match head {
                 Head::Idle => return Rest::Idle,
@@ -71,7 +72,11 @@ impl Connection {
                     exchange.run_refused(&scope, &mut self.client, &Refusal::HEAD_TIMEOUT)
                 }
                 Head::Failed(HeadError::Malformed(malformed)) => {
-                    manager.stats.increment(core.core, HttpStat::DownstreamCxProtocolError);
+                    if malformed.details().starts_with("http1.") {
+                        manager.stats.increment(core.core, HttpStat::DownstreamCxProtocolError);
+                    } else if malformed == Malformed::TargetFragment {
+                        manager.stats.increment(core.core, HttpStat::DownstreamRqFailedPathNormalization);
+                    }
                     exchange.run_refused(&scope, &mut self.client, &Refusal::malformed(&malformed))
                 }
                 Head::Failed(HeadError::Closed { .. } | HeadError::Io(_)) => return Rest::Gone,

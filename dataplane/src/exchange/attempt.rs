@@ -128,6 +128,7 @@ impl Exchange {
         upstream.socket.write(buffer);
         let trailers = &self.request_trailers;
         let body_bytes = self.upload.start_attempt(&core.ring, upstream, trailers, options.case);
+        self.info.upstream_header_bytes_sent += headers.byte_count() as u64;
         self.info.upstream_wire_bytes_sent += (head_bytes + body_bytes) as u64;
         self.info.upstream_first_sent = Some(elapsed);
         if self.upload.is_done() {
@@ -137,15 +138,21 @@ impl Exchange {
             match self.await_head(scope, client, forwarding, &mut lease).await {
                 HeadOutcome::Head => {}
                 HeadOutcome::Failed(failure) => {
-                    self.count_failure(scope, forwarding, &failure);
+                    if failure.kind == AttemptFailure::ProtocolError {
+                        forwarding.cluster.stats.increment(core.core, ClusterStat::UpstreamCxProtocolError);
+                    } else if let Some(upstream) = lease.upstream() {
+                        upstream.is_closed_by_peer = true;
+                    }
                     return Outcome::Failed(failure);
                 }
                 HeadOutcome::ClientGone => return Outcome::ClientGone,
                 HeadOutcome::ClientFailed(error) => return Outcome::ClientFailed(error),
                 HeadOutcome::Deadline(deadline) => {
-                    if matches!(deadline, Deadline::PerTry | Deadline::PerTryIdle) {
-                        let stats = &forwarding.cluster.stats;
-                        stats.increment(core.core, ClusterStat::UpstreamRqPerTryTimeout);
+                    let stats = &forwarding.cluster.stats;
+                    match deadline {
+                        Deadline::PerTry => stats.increment(core.core, ClusterStat::UpstreamRqPerTryTimeout),
+                        Deadline::PerTryIdle => stats.increment(core.core, ClusterStat::UpstreamRqPerTryIdleTimeout),
+                        _ => {}
                     }
                     return Outcome::Deadline(deadline);
                 }
@@ -153,7 +160,7 @@ impl Exchange {
             if self.response.status >= 200 {
                 return Outcome::Head(lease);
             }
-            if let Some(failed) = self.relay_informational(scope, client) {
+            if let Some(failed) = self.relay_informational(scope, client, forwarding) {
                 return failed;
             }
         }
@@ -184,7 +191,11 @@ impl Exchange {
         client.watch();
         let failure = match acquired? {
             Ok(lease) => return Ok(lease),
-            Err(AcquireError::Overflow) => Failure::new(AttemptFailure::Overflow),
+            Err(AcquireError::Overflow) => {
+                // No endpoint was asked.
+                self.info.upstream_host = None;
+                Failure::new(AttemptFailure::Overflow)
+            }
             Err(AcquireError::ConnectTimeout) => Failure::new(AttemptFailure::ConnectTimeout),
             Err(AcquireError::HostGone) => Failure::new(AttemptFailure::ConnectRefused),
             Err(AcquireError::Connect(error)) => Failure { kind: AttemptFailure::ConnectRefused, error: Some(error) },
@@ -232,6 +243,7 @@ impl Exchange {
             }
             match upstream.poll_head(method, &limits, &mut self.response, cx) {
                 Poll::Ready(Ok(head_bytes)) => {
+                    self.info.upstream_header_bytes_received = self.response.headers.byte_count() as u64;
                     self.info.upstream_wire_bytes_received += head_bytes as u64;
                     return Poll::Ready(HeadOutcome::Head);
                 }
@@ -247,9 +259,15 @@ impl Exchange {
     }
 
     /// Passes a 1xx head on where the client can take it.
-    fn relay_informational(&mut self, scope: &Scope<'_>, client: &mut Client) -> Option<Outcome> {
+    fn relay_informational(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        forwarding: &Forwarding<'_>,
+    ) -> Option<Outcome> {
         let status = self.response.status;
         self.informational_count += 1;
+        self.count_upstream_code(scope, forwarding.cluster, status);
         // Nobody asked to switch protocols, and a flood of 1xx is no reply (RFC 9110 §15.2).
         if status == 101 || self.informational_count > scope.manager.request_options.limits.informational_count_max {
             return Some(Outcome::Failed(Failure::new(AttemptFailure::ProtocolError)));
@@ -266,15 +284,6 @@ impl Exchange {
             self.info.downstream_wire_bytes_sent += head_bytes as u64;
         }
         None
-    }
-
-    fn count_failure(&self, scope: &Scope<'_>, forwarding: &Forwarding<'_>, failure: &Failure) {
-        let (core, stats) = (scope.core.core, &forwarding.cluster.stats);
-        if failure.kind == AttemptFailure::ProtocolError {
-            stats.increment(core, ClusterStat::UpstreamCxProtocolError);
-        } else {
-            stats.increment(core, ClusterStat::UpstreamCxDestroyRemoteWithActiveRq);
-        }
     }
 
     pub(super) fn on_upload_done(&mut self, scope: &Scope<'_>, forwarding: &Forwarding<'_>) {

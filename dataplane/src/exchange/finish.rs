@@ -19,6 +19,15 @@ impl Exchange {
         self.log(scope, LogType::DownstreamEnd);
     }
 
+    /// Counts a reply that is sent before the request is all here; what is left of the request is not read.
+    pub(super) fn count_early(&self, scope: &Scope<'_>) {
+        if !self.upload.is_received() {
+            let (core, stats) = (scope.core.core, &scope.manager.stats);
+            stats.increment(core, HttpStat::DownstreamRqResponseBeforeRqComplete);
+            stats.increment(core, HttpStat::DownstreamRqRxReset);
+        }
+    }
+
     pub(super) fn log_start(&self, scope: &Scope<'_>) {
         if scope.manager.log_on_new_request {
             self.log(scope, LogType::DownstreamStart);

@@ -58,8 +58,7 @@ impl Exchange {
         };
         let Some((index, cluster)) = found else {
             scope.manager.stats.increment(core.core, HttpStat::NoCluster);
-            let flag = Some(ResponseFlag::NoClusterFound);
-            let refusal = Refusal::new(forward.cluster_not_found_status, "", flag, "cluster_not_found");
+            let refusal = Refusal { status: forward.cluster_not_found_status, ..Refusal::NO_CLUSTER };
             return Ok(self.refuse(scope, client, Some((matched, weighted)), &refusal));
         };
         self.info.cluster_name.push_str(&cluster.name);
@@ -228,11 +227,11 @@ impl Exchange {
                     }
                     Deadline::StreamDuration => {
                         scope.manager.stats.increment(core.core, HttpStat::DownstreamRqMaxDurationReached);
-                        Refusal::DURATION_TIMEOUT
+                        Refusal::too_long(self.upload.is_received())
                     }
                     _ => {
                         scope.manager.stats.increment(core.core, HttpStat::DownstreamRqIdleTimeout);
-                        Refusal::STREAM_IDLE_TIMEOUT
+                        Refusal::stream_idle(self.upload.is_received())
                     }
                 };
                 Ok(self.refuse(scope, client, matched, &refusal))
@@ -276,16 +275,16 @@ impl Exchange {
         details.extend(reason.chars().map(without_space));
         self.info.upstream_transport_failure.clear();
         if let Some(transport) = failure.transport_failure() {
-            self.body.extend_from_slice(b", transport failure reason: ");
-            self.body.extend_from_slice(transport.as_bytes());
+            // As Envoy does, only the log says it: the client has no use for it.
+            self.info.upstream_transport_failure.extend(transport.chars().map(without_space));
             details.push('|');
-            details.extend(transport.chars().map(without_space));
-            self.info.upstream_transport_failure.push_str(&transport);
+            details.push_str(&self.info.upstream_transport_failure);
         }
         details.push('}');
         let status = failure.status();
         self.count_upstream_code(scope, forwarding.cluster, status);
-        self.send_local_reply(scope, client, matched, status, failure.is_overflow(), false)
+        let refusal = Refusal { overloaded: failure.is_overflow(), ..Refusal::new(status, "", None, "") };
+        self.send_local_reply(scope, client, matched, &refusal)
     }
 
     /// Counts a reply of the cluster, or the proxy's own in its place, once for all and once by where the request came from.
@@ -362,6 +361,7 @@ impl Exchange {
         let core = scope.core;
         let random = core.random.borrow_mut().next_u64();
         let wait = self.retry.backoff(&forwarding.forward.retry, random);
+        forwarding.cluster.stats.increment(core.core, ClusterStat::UpstreamRqRetryBackoffExponential);
         self.deadlines.set(Deadline::BackOff, core.ring.now(), Some(wait));
         let deadlines = &mut self.deadlines;
         poll_fn(|cx| {

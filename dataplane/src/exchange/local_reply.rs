@@ -26,6 +26,8 @@ pub struct Refusal<'a> {
     pub close: bool,
     /// Put `x-envoy-overloaded`.
     pub overloaded: bool,
+    /// `grpc-status` of the reply to a gRPC request, where it is not the one that follows from `status`.
+    pub grpc_status: Option<&'static str>,
 }
 
 impl<'a> Refusal<'a> {
@@ -42,17 +44,13 @@ impl<'a> Refusal<'a> {
     /// The request did not come in time.
     pub const REQUEST_TIMEOUT: Refusal<'static> =
         Refusal::new(408, "request timeout", None, "request_overall_timeout").closing();
-    /// Nothing happened for too long.
-    pub const STREAM_IDLE_TIMEOUT: Refusal<'static> =
-        Refusal::new(408, "stream timeout", Some(ResponseFlag::StreamIdleTimeout), "stream_idle_timeout").closing();
-    /// The request lasted too long.
-    pub const DURATION_TIMEOUT: Refusal<'static> =
-        Refusal::new(408, "downstream duration timeout", Some(ResponseFlag::DurationTimeout), "max_duration_timeout")
-            .closing();
+    /// No cluster has the name that the route gives.
+    pub const NO_CLUSTER: Refusal<'static> =
+        Refusal::new(503, "", Some(ResponseFlag::NoClusterFound), "cluster_not_found");
 
     /// A refusal after which the connection may live on.
     pub const fn new(status: u16, body: &'a str, flag: Option<ResponseFlag>, details: &'a str) -> Self {
-        Self { status, body, flag, details, close: false, overloaded: false }
+        Self { status, body, flag, details, close: false, overloaded: false, grpc_status: None }
     }
 
     /// The same, and the connection closes.
@@ -61,10 +59,24 @@ impl<'a> Refusal<'a> {
         self
     }
 
+    /// Nothing happened for too long: 408 while the request is not all here, 504 while its reply is awaited.
+    pub const fn stream_idle(request_is_complete: bool) -> Refusal<'static> {
+        let flag = Some(ResponseFlag::StreamIdleTimeout);
+        let status = if request_is_complete { 504 } else { 408 };
+        Refusal::new(status, "stream timeout", flag, "stream_idle_timeout")
+    }
+
+    /// The request lasted too long.
+    pub const fn too_long(request_is_complete: bool) -> Refusal<'static> {
+        let status = if request_is_complete { 504 } else { 408 };
+        let refusal = Refusal::new(status, "downstream duration timeout", None, "max_duration_timeout");
+        Refusal { grpc_status: Some(GRPC_DEADLINE_EXCEEDED), ..refusal }
+    }
+
     /// The refusal of a message that breaks HTTP/1.1; what follows on its connection means nothing.
     pub fn malformed(malformed: &Malformed) -> Refusal<'static> {
-        let flag = Some(ResponseFlag::DownstreamProtocolError);
-        Refusal::new(malformed.status(), malformed_body(malformed.status()), flag, malformed.details()).closing()
+        let flag = malformed.details().starts_with("http1.").then_some(ResponseFlag::DownstreamProtocolError);
+        Refusal::new(malformed.status(), "", flag, malformed.details()).closing()
     }
 }
 
@@ -87,7 +99,7 @@ impl Exchange {
         self.note(refusal.flag, refusal.details);
         self.body.clear();
         self.body.extend_from_slice(refusal.body.as_bytes());
-        self.send_local_reply(scope, client, matched, refusal.status, refusal.overloaded, refusal.close)
+        self.send_local_reply(scope, client, matched, refusal)
     }
 
     /// Counts what the header rules refused; a path that was made canonical is answered with its redirect.
@@ -120,10 +132,9 @@ impl Exchange {
         scope: &Scope<'_>,
         client: &mut Client,
         matched: Option<(&Match<'_>, Weighted<'_>)>,
-        status: u16,
-        overloaded: bool,
-        close: bool,
+        refusal: &Refusal<'_>,
     ) -> After {
+        let Refusal { status, overloaded, close, .. } = *refusal;
         let response = &mut self.response.headers;
         response.clear();
         response.append_known(Known::Status, Decimal::new(u64::from(status)).as_bytes());
@@ -134,7 +145,7 @@ impl Exchange {
             let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
             matched.finalize_response(weighted, &self.info, request, response, scratch);
         }
-        self.send_mapped_reply(scope, client, status, close)
+        self.send_mapped_reply(scope, client, status, close, refusal.grpc_status)
     }
 
     pub(super) fn send_redirect(
@@ -154,7 +165,7 @@ impl Exchange {
             let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
             matched.finalize_response(Weighted::default(), &self.info, request, response, scratch);
         }
-        self.send_mapped_reply(scope, client, status, false)
+        self.send_mapped_reply(scope, client, status, false, None)
     }
 
     pub(super) fn send_direct_response(
@@ -181,16 +192,28 @@ impl Exchange {
         if let Some(content_type) = content_type {
             response.set_known(Known::ContentType, content_type.as_bytes());
         }
-        self.send_mapped_reply(scope, client, status, false)
+        self.send_mapped_reply(scope, client, status, false, None)
     }
 
     /// Lets `local_reply_config` rewrite the reply, then sends it.
-    fn send_mapped_reply(&mut self, scope: &Scope<'_>, client: &mut Client, status: u16, close: bool) -> After {
+    fn send_mapped_reply(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut Client,
+        status: u16,
+        close: bool,
+        grpc_status: Option<&str>,
+    ) -> After {
         let random = scope.core.random.borrow_mut().next_u64();
         let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
         let mut reply = LocalReply { status, headers: &mut self.response.headers, body: &mut self.body };
         scope.manager.local_reply.map(&mut reply, &mut self.info, request, random, scratch);
         let status = reply.status;
+        if let Some(grpc_status) = grpc_status
+            && self.response.headers.get_known(Known::GrpcStatus).is_some()
+        {
+            self.response.headers.set_known(Known::GrpcStatus, grpc_status.as_bytes());
+        }
         self.send_own_reply(scope, client, status, close)
     }
 
@@ -219,6 +242,7 @@ impl Exchange {
         let date = scope.core.date();
         edge::prepare_response(scope.manager, &self.request.headers, &date, response, &mut self.edge_scratch);
         let close = close || scope.closes_after_reply() || !self.request.keep_alive || !self.upload.is_received();
+        self.count_early(scope);
         let (version, options, token) =
             (self.request.version, self.encode_options(scope), self.connection_token(close));
         let (response, body) = (&self.response.headers, &self.body);
@@ -227,7 +251,7 @@ impl Exchange {
             torus_codec::encode_response_head(version, response, length, token, &options, out)
         });
         let Ok((head_bytes, length)) = sent else { return self.send_bare_error(scope, client) };
-        self.info.header_bytes_sent = head_bytes as u64;
+        self.info.header_bytes_sent = response.byte_count() as u64;
         let mut wire_bytes = head_bytes;
         if length != BodyLength::Empty {
             wire_bytes += client.send_slice(&scope.core.ring, body);
@@ -241,10 +265,8 @@ impl Exchange {
     }
 }
 
-/// The body of the answer to a malformed message: the reason phrase, as Envoy's.
-fn malformed_body(status: u16) -> &'static str {
-    torus_codec::reason_phrase(status)
-}
+/// DEADLINE_EXCEEDED. Source: gRPC, status codes.
+const GRPC_DEADLINE_EXCEEDED: &str = "4";
 
 /// A number as decimal text, on the stack.
 pub struct Decimal {

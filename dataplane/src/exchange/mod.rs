@@ -175,7 +175,7 @@ impl Exchange {
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
         });
-        info.header_bytes_received = head_bytes as u64;
+        info.header_bytes_received = self.request.headers.byte_count() as u64;
         info.downstream_wire_bytes_received = head_bytes as u64;
         info.downstream_local = Some(scope.connection.local.clone());
         info.downstream_direct_remote = Some(scope.connection.direct_remote.clone());
@@ -239,7 +239,7 @@ impl Exchange {
             }
             Found::NeedsTls(virtual_host) => {
                 self.info.virtual_host_name.push_str(&virtual_host.name);
-                scope.manager.stats.increment(core.core, HttpStat::RqRedirect);
+                scope.manager.stats.increment(core.core, HttpStat::RqDirectResponse);
                 route::rewrite::tls_location(&self.request.headers, &mut self.text);
                 Ok(self.send_redirect(scope, client, None, 301))
             }
@@ -249,7 +249,7 @@ impl Exchange {
                 match &matched.route.action {
                     Action::Forward(forward) => self.forward(scope, client, &matched, forward).await,
                     Action::Redirect(_) => {
-                        scope.manager.stats.increment(core.core, HttpStat::RqRedirect);
+                        scope.manager.stats.increment(core.core, HttpStat::RqDirectResponse);
                         let keep_original = !scope.manager.router.suppress_envoy_headers;
                         let (info, request) = (&self.info, &mut self.request.headers);
                         let (text, scratch) = (&mut self.text, &mut self.route_scratch);
@@ -262,9 +262,8 @@ impl Exchange {
                     }
                     Action::NonForwarding => {
                         scope.manager.stats.increment(core.core, HttpStat::NoCluster);
-                        let flag = Some(ResponseFlag::NoClusterFound);
-                        let refusal = Refusal::new(503, "", flag, "cluster_not_found");
-                        Ok(self.refuse(scope, client, Some((&matched, route::Weighted::default())), &refusal))
+                        let matched = Some((&matched, route::Weighted::default()));
+                        Ok(self.refuse(scope, client, matched, &Refusal::NO_CLUSTER))
                     }
                 }
             }

@@ -61,6 +61,7 @@ impl Exchange {
                 stats.record(core.core, by_origin, elapsed_ms);
                 // A client that still sends its body can't be waited for (RFC 9112 §9.3): both connections end.
                 if !self.upload.is_received() {
+                    self.count_early(scope);
                     return After::Close;
                 }
                 lease.give_back();
@@ -72,14 +73,16 @@ impl Exchange {
                 After::Abort
             }
             Ended::UpstreamFailed(error) => {
+                if let (BodyError::Truncated | BodyError::Io(_), Some(upstream)) = (&error, lease.upstream()) {
+                    upstream.is_closed_by_peer = true;
+                }
                 let (flag, details) = match error {
-                    BodyError::Malformed(_) => {
+                    BodyError::Malformed(_) | BodyError::Truncated => {
                         stats.increment(core.core, ClusterStat::UpstreamCxProtocolError);
                         let details = "upstream_reset_after_response_started{protocol_error}";
                         (ResponseFlag::UpstreamProtocolError, details)
                     }
-                    BodyError::Truncated | BodyError::Io(_) => {
-                        stats.increment(core.core, ClusterStat::UpstreamCxDestroyRemoteWithActiveRq);
+                    BodyError::Io(_) => {
                         let details = "upstream_reset_after_response_started{connection_termination}";
                         (ResponseFlag::UpstreamConnectionTermination, details)
                     }
@@ -133,7 +136,7 @@ impl Exchange {
         let (head_bytes, length) = client.send_head(&core.ring, |out| {
             torus_codec::encode_response_head(version, response, body, token, &options, out)
         })?;
-        self.info.header_bytes_sent = head_bytes as u64;
+        self.info.header_bytes_sent = response.byte_count() as u64;
         self.info.downstream_wire_bytes_sent += head_bytes as u64;
         self.info.downstream_first_sent = Some(elapsed);
         Ok(Framing { length, close })

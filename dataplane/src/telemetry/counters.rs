@@ -58,6 +58,8 @@ pub enum ResponseOrigin {
     Internal = 2,
     /// The endpoint is a canary.
     Canary = 3,
+    /// The reply was not passed on: another attempt was made.
+    Retry = 4,
 }
 
 /// A fixed set of stats under one prefix; implemented by `stat_group!` in `names.rs`.

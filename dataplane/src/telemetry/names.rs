@@ -295,7 +295,7 @@ stat_group! {
         UpstreamRqPerCx = Histogram "upstream_rq_per_cx",
         UpstreamRqTime = Histogram "upstream_rq_time" late,
     }
-    codes { "" always, "external." late, "internal." late, "canary." late, }
+    codes { "" always, "external." late, "internal." late, "canary." late, "retry." late, }
 }
 
 stat_group! {

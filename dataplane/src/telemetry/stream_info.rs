@@ -141,9 +141,13 @@ impl StreamInfo {
     }
 }
 
-/// A set of [`ResponseFlag`].
+/// A set of [`ResponseFlag`] that knows in which order the flags were set, as Envoy prints them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ResponseFlags(u32);
+pub struct ResponseFlags {
+    bits: u32,
+    /// Up to eight flags, five bits each, the first one lowest.
+    order: u64,
+}
 
 macro_rules! response_flags {
     ($($variant:ident = $short:literal $long:literal,)*) => {
@@ -205,21 +209,30 @@ response_flags! {
 impl ResponseFlags {
     /// Adds a flag.
     pub fn set(&mut self, flag: ResponseFlag) {
-        self.0 |= 1 << flag as u32;
+        if !self.has(flag) {
+            self.order |= (flag as u64) << (5 * self.bits.count_ones().min(7));
+            self.bits |= 1 << flag as u32;
+        }
+    }
+
+    /// The flags in the order in which they were set.
+    pub fn iter(self) -> impl Iterator<Item = ResponseFlag> {
+        let place = move |place: u32| (self.order >> (5 * place)) as usize & 0x1f;
+        (0..self.bits.count_ones().min(8)).filter_map(move |at| ResponseFlag::ALL.get(place(at)).copied())
     }
 
     /// Whether the flag is set.
     pub fn has(self, flag: ResponseFlag) -> bool {
-        self.0 & (1 << flag as u32) != 0
+        self.bits & (1 << flag as u32) != 0
     }
 
     /// Whether the two sets share a flag.
     pub fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
+        self.bits & other.bits != 0
     }
 
     /// Whether no flag is set.
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
 }

@@ -30,6 +30,8 @@ pub struct Upstream {
     body: BodyReader,
     /// The peer announced that it closes after this reply, or something makes another request unsafe.
     pub must_close: bool,
+    /// The peer ended it.
+    pub is_closed_by_peer: bool,
 }
 
 /// Where a connection belongs, and in which limits it is counted.
@@ -65,6 +67,7 @@ impl Upstream {
             head: HeadReader::default(),
             body: BodyReader::Done,
             must_close: false,
+            is_closed_by_peer: false,
         }
     }
 

@@ -340,7 +340,8 @@ impl Pools {
         };
         let started_at = self.ring.now();
         // Counted as open from here on; the guard takes it back if the attempt fails or is given up.
-        let guard = ConnectGuard { pools: self, chosen, priority, counted, started_at, done: false };
+        let mut guard =
+            ConnectGuard { pools: self, chosen, priority, counted, started_at, done: false, is_late: false };
         let mut timer = self.ring.timer();
         timer.set(started_at + timeout);
         let peer = PeerAddr::from(&chosen.address);
@@ -368,6 +369,7 @@ impl Pools {
             }
             Some(Err(error)) => Err(AcquireError::Connect(error)),
             None => {
+                guard.is_late = true;
                 let mut state = self.state.borrow_mut();
                 if let Some(pool) = state.existing(chosen.cluster) {
                     pool.cluster.stats.increment(self.core, ClusterStat::UpstreamCxConnectTimeout);
@@ -383,7 +385,7 @@ impl Pools {
             let mut state = self.state.borrow_mut();
             let pool = state.existing(upstream.place.cluster).ok_or(AcquireError::HostGone)?;
             if !pool.admission.try_acquire(Resource::Requests, upstream.place.priority) {
-                pool.cluster.stats.increment(self.core, ClusterStat::UpstreamRqPendingOverflow);
+                pool.cluster.stats.increment(self.core, ClusterStat::UpstreamRqActiveOverflow);
                 drop(state);
                 self.put_back(upstream);
                 return Err(AcquireError::Overflow);
@@ -440,7 +442,7 @@ impl Pools {
         if reusable {
             self.put_back(upstream);
         } else {
-            self.count(&upstream, ClusterStat::UpstreamCxDestroyLocal);
+            self.count_end(&upstream);
             self.close(upstream);
         }
     }
@@ -476,6 +478,24 @@ impl Pools {
         let Some(host) = pool.hosts.get_mut(place.0 as usize) else { return };
         host.connection_count = host.connection_count.saturating_sub(1);
         invite_waiter(host, waiting);
+    }
+
+    /// Counts who ended a connection that a request used.
+    fn count_end(&self, upstream: &Upstream) {
+        let by_peer = upstream.is_closed_by_peer;
+        let stat = if by_peer { ClusterStat::UpstreamCxDestroyRemote } else { ClusterStat::UpstreamCxDestroyLocal };
+        self.count(upstream, stat);
+        if upstream.must_close && !by_peer {
+            self.count(upstream, ClusterStat::UpstreamCxCloseNotify);
+        }
+        if !upstream.response_is_complete() || by_peer {
+            let stat = match by_peer {
+                true => ClusterStat::UpstreamCxDestroyRemoteWithActiveRq,
+                false => ClusterStat::UpstreamCxDestroyLocalWithActiveRq,
+            };
+            self.count(upstream, stat);
+            self.count(upstream, ClusterStat::UpstreamCxDestroyWithActiveRq);
+        }
     }
 
     fn count(&self, upstream: &Upstream, stat: ClusterStat) {
@@ -562,6 +582,8 @@ struct ConnectGuard<'a> {
     counted: Counted,
     started_at: Nanos,
     done: bool,
+    /// The connect timeout passed.
+    is_late: bool,
 }
 
 impl ConnectGuard<'_> {
@@ -583,6 +605,12 @@ impl Drop for ConnectGuard<'_> {
             pool.admission.release(Resource::Connections, self.priority);
         }
         cluster.stats.increment(core, ClusterStat::UpstreamCxConnectFail);
+        cluster.stats.increment(core, ClusterStat::UpstreamRqPendingFailureEject);
+        let by_whom = match self.is_late {
+            true => ClusterStat::UpstreamCxDestroyLocal,
+            false => ClusterStat::UpstreamCxDestroyRemote,
+        };
+        cluster.stats.increment(core, by_whom);
         cluster.stats.decrement(core, ClusterStat::UpstreamCxActive);
         cluster.stats.increment(core, ClusterStat::UpstreamCxDestroy);
         let length_ms = self.pools.ring.now().since(self.started_at).as_millis() as u64;

@@ -94,6 +94,7 @@ impl Connections {
             let Some(slot) = self.slots.get_mut(check.key) else { continue };
             let idle = slot.connection.is_some();
             if idle && now.since(slot.idle_since) >= check.timeout {
+                count_idle_timeout(core, slot);
                 let connection = self.slots.remove(check.key).and_then(|slot| slot.connection);
                 expired.extend(connection.map(|connection| (connection, Rest::Close)));
             } else {
@@ -136,6 +137,15 @@ impl Connections {
     }
 }
 
+fn count_idle_timeout(core: &CoreState, slot: &Slot) {
+    let snapshot = core.snapshot();
+    let listener = slot.connection.as_ref().and_then(|it| snapshot.listeners.get(it.listener as usize));
+    if let Some(listener) = listener {
+        let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+        manager.stats.increment(core.core, HttpStat::DownstreamCxIdleTimeout);
+    }
+}
+
 /// Counts a new connection; `None` where a limit refuses it.
 pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket: Socket) -> Option<Connection> {
     let stats = &listener.stats;
@@ -147,8 +157,12 @@ pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket
         stats.increment(core.core, stat);
         return None;
     }
-    let direct_remote = Address::from(&socket.peer_addr().ok()?);
     let local = Address::from(&socket.local_addr().ok()?);
+    // A client on a unix socket has no address of its own; Envoy shows the listener's.
+    let direct_remote = match Address::from(&socket.peer_addr().ok()?) {
+        Address::Pipe(path) if path.as_os_str().is_empty() => local.clone(),
+        address => address,
+    };
     let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
     stats.increment(core.core, ListenerStat::DownstreamCxTotal);
     stats.increment(core.core, ListenerStat::DownstreamCxActive);

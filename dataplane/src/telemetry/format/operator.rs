@@ -408,11 +408,11 @@ fn write_flags(info: &StreamInfo, name: fn(ResponseFlag) -> &'static str, out: &
         return;
     }
     let mut first = true;
-    for flag in ResponseFlag::ALL.iter().filter(|flag| info.flags.has(**flag)) {
+    for flag in info.flags.iter() {
         if !std::mem::take(&mut first) {
             out.push(b',');
         }
-        out.extend_from_slice(name(*flag).as_bytes());
+        out.extend_from_slice(name(flag).as_bytes());
     }
 }
 
