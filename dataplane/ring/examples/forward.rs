@@ -87,9 +87,18 @@ async fn serve(ring: &Ring, mut client: Socket, upstream: &PeerAddr, pool: &RefC
 
 /// Bytes of a response, by its head and Content-Length.
 fn response_bytes(start: &[u8]) -> Option<usize> {
-    let head = start.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    const NAME: &[u8] = b"content-length:";
-    let at = start[..head].windows(NAME.len()).position(|window| window.eq_ignore_ascii_case(NAME))? + NAME.len();
-    let digits = start[at..head].iter().skip_while(|byte| **byte == b' ').take_while(|byte| byte.is_ascii_digit());
-    Some(head + digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0')))
+    let mut head = 0;
+    let mut length = 0;
+    for line in start.split_inclusive(|byte| *byte == b'\n') {
+        head += line.len();
+        if line == b"\r\n" {
+            return Some(head + length);
+        }
+        const NAME: &[u8] = b"content-length: ";
+        if line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME) {
+            let digits = line[NAME.len()..].iter().take_while(|byte| byte.is_ascii_digit());
+            length = digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0'));
+        }
+    }
+    None
 }

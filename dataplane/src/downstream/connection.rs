@@ -13,7 +13,7 @@ use crate::downstream::HttpConnectionManager;
 use crate::exchange::client::Client;
 use crate::exchange::core_state::CoreState;
 use crate::exchange::deadline::Deadline;
-use crate::exchange::local_reply::Refusal;
+use crate::exchange::local_reply::{Refusal, is_codec_error};
 use crate::exchange::upload::QUEUED_BYTES_MAX;
 use crate::exchange::{After, Exchange, Scope};
 use crate::telemetry::names::HttpStat;
@@ -72,7 +72,7 @@ impl Connection {
                     exchange.run_refused(&scope, &mut self.client, &Refusal::HEAD_TIMEOUT)
                 }
                 Head::Failed(HeadError::Malformed(malformed)) => {
-                    if malformed.details().starts_with("http1.") {
+                    if is_codec_error(malformed) {
                         manager.stats.increment(core.core, HttpStat::DownstreamCxProtocolError);
                     } else if malformed == Malformed::TargetFragment {
                         manager.stats.increment(core.core, HttpStat::DownstreamRqFailedPathNormalization);

@@ -179,6 +179,7 @@ impl Exchange {
     ) -> Result<After, Refusal<'static>> {
         let (core, cluster) = (scope.core, forwarding.cluster);
         let matched = Some((forwarding.matched, forwarding.weighted));
+        self.upload.discard_received(client, &mut self.request_trailers, &mut self.info);
         match outcome {
             Outcome::Failed(failure) => Ok(self.refuse_failed(scope, client, forwarding, &failure)),
             Outcome::ClientGone => {

@@ -75,8 +75,10 @@ impl<'a> Refusal<'a> {
 
     /// The refusal of a message that breaks HTTP/1.1; what follows on its connection means nothing.
     pub fn malformed(malformed: &Malformed) -> Refusal<'static> {
-        let flag = malformed.details().starts_with("http1.").then_some(ResponseFlag::DownstreamProtocolError);
-        Refusal::new(malformed.status(), "", flag, malformed.details()).closing()
+        let by_codec = is_codec_error(*malformed);
+        let flag = by_codec.then_some(ResponseFlag::DownstreamProtocolError);
+        let body = if by_codec { torus_codec::reason_phrase(malformed.status()) } else { "" };
+        Refusal::new(malformed.status(), body, flag, malformed.details()).closing()
     }
 }
 
@@ -263,6 +265,11 @@ impl Exchange {
         self.info.downstream_last_sent = Some(elapsed);
         if close { After::Close } else { After::KeepAlive }
     }
+}
+
+/// Whether Envoy's codec finds the fault; the others are found by its connection manager, which answers without a body.
+pub fn is_codec_error(malformed: Malformed) -> bool {
+    !matches!(malformed, Malformed::HostMissing | Malformed::TargetFragment | Malformed::VersionTooLow)
 }
 
 /// DEADLINE_EXCEEDED. Source: gRPC, status codes.

@@ -1,6 +1,6 @@
 //! The request's body on its way to the upstream, and the copy that a retry sends again.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use torus_codec::{BodyLength, HeaderMap, NameCase, RequestHead};
 use torus_ring::Ring;
@@ -133,6 +133,22 @@ impl Upload {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads and drops what is left of a body that is already here, so that the connection can go on after a failure.
+    pub fn discard_received(&mut self, client: &mut Client, trailers: &mut HeaderMap, info: &mut StreamInfo) {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut left_bytes = QUEUED_BYTES_MAX;
+        while !self.received && left_bytes > 0 {
+            match client.poll_body(trailers, &mut context) {
+                Poll::Ready(Ok(BodyEvent::Data(data))) => {
+                    info.body_bytes_received += data.len() as u64;
+                    left_bytes = left_bytes.saturating_sub(data.len());
+                }
+                Poll::Ready(Ok(BodyEvent::End)) => self.received = true,
+                Poll::Ready(Err(_)) | Poll::Pending => return,
+            }
+        }
     }
 
     /// Sends no more of the body: the upstream takes none.

@@ -5,7 +5,6 @@
 
 use std::ops::Range;
 
-use regex::Regex;
 use thiserror::Error;
 
 /// Takes tags out of names.
@@ -21,7 +20,46 @@ struct Extractor {
     tag: Box<str>,
     /// How every name that the pattern matches begins.
     prefix: &'static str,
-    pattern: Regex,
+    pattern: Pattern,
+}
+
+/// Envoy reads these patterns with the syntax of ECMAScript, and Istio's bootstrap uses its look-ahead. What needs none runs in linear
+/// time; what does is given up after a bounded number of steps, as no match.
+#[derive(Debug)]
+enum Pattern {
+    Linear(regex::Regex),
+    Backtracking(fancy_regex::Regex),
+}
+
+impl Pattern {
+    fn new(pattern: &str) -> Result<Self, TagError> {
+        match regex::Regex::new(pattern) {
+            Ok(linear) => Ok(Self::Linear(linear)),
+            Err(_) => Ok(Self::Backtracking(fancy_regex::Regex::new(pattern)?)),
+        }
+    }
+
+    fn group_count(&self) -> usize {
+        match self {
+            Self::Linear(pattern) => pattern.captures_len(),
+            Self::Backtracking(pattern) => pattern.captures_len(),
+        }
+    }
+
+    /// Where in `name` the first two groups matched something.
+    fn groups(&self, name: &str) -> Option<[Option<Range<usize>>; 2]> {
+        let groups = match self {
+            Self::Linear(pattern) => {
+                let found = pattern.captures(name)?;
+                [1, 2].map(|group| found.get(group).map(|group| group.range()))
+            }
+            Self::Backtracking(pattern) => {
+                let found = pattern.captures(name).ok()??;
+                [1, 2].map(|group| found.get(group).map(|group| group.range()))
+            }
+        };
+        Some(groups.map(|group| group.filter(|range| !range.is_empty())))
+    }
 }
 
 /// Why a tag cannot be extracted.
@@ -29,7 +67,7 @@ struct Extractor {
 pub enum TagError {
     /// The pattern cannot be read.
     #[error("is no valid pattern: {0}")]
-    Pattern(#[from] regex::Error),
+    Pattern(#[from] fancy_regex::Error),
     /// The pattern has no group.
     #[error("needs at least one group in parentheses: what it matches is taken out of the name")]
     NoGroup,
@@ -90,11 +128,10 @@ impl TagExtractor {
             if !name.starts_with(extractor.prefix) || tagged.tags.iter().any(|(tag, _)| **tag == *extractor.tag) {
                 continue;
             }
-            let Some(found) = extractor.pattern.captures(name) else { continue };
-            let Some(taken) = found.get(1).filter(|group| !group.is_empty()) else { continue };
-            let value = found.get(2).filter(|group| !group.is_empty()).unwrap_or(taken);
-            tagged.tags.push((extractor.tag.to_string(), value.as_str().to_owned()));
-            removed.push(taken.range());
+            let Some([Some(taken), value]) = extractor.pattern.groups(name) else { continue };
+            let value = value.unwrap_or_else(|| taken.clone());
+            tagged.tags.push((extractor.tag.to_string(), name.get(value).unwrap_or_default().to_owned()));
+            removed.push(taken);
         }
         removed.sort_by_key(|range| range.start);
         let mut kept_to = 0;
@@ -109,8 +146,8 @@ impl TagExtractor {
 
 impl Extractor {
     fn new(tag: &str, prefix: &'static str, pattern: &str) -> Result<Self, TagError> {
-        let pattern = Regex::new(pattern)?;
-        if pattern.captures_len() < 2 {
+        let pattern = Pattern::new(pattern)?;
+        if pattern.group_count() < 2 {
             return Err(TagError::NoGroup);
         }
         Ok(Self { tag: tag.into(), prefix, pattern })
@@ -225,5 +262,28 @@ mod tests {
         assert!(matches!(extractor.add_pattern("a", "b"), Err(TagError::NoGroup)));
         assert!(matches!(extractor.add_default("a"), Err(TagError::UnknownDefault(_))));
         assert!(extractor.add_default("envoy.cluster_name").is_ok());
+    }
+
+    #[test]
+    fn istios_patterns_are_read() {
+        let check = |pattern: &str, name: &str, without: &str, value: &str| {
+            let mut extractor = TagExtractor::default();
+            extractor.add_pattern("t", pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+            let tagged = extractor.extract(name);
+            assert_eq!(
+                (tagged.name.as_str(), tagged.tags),
+                (without, vec![("t".to_owned(), value.to_owned())]),
+                "{pattern}"
+            );
+        };
+        check(r"^cluster(\.(.+);)", "cluster.a|80;.upstream_rq", "cluster.upstream_rq", "a|80");
+        let prefix = r"(((?:[_.[:digit:]]*|[_\[\]aAbBcCdDeEfF[:digit:]]*))\.)";
+        let manager = format!(r"^listener(?=\.).*?\.http\.{prefix}");
+        check(&manager, "listener.0.0.0.0_80.http.127.0.0.1_8080.rq", "listener.0.0.0.0_80.http.rq", "127.0.0.1_8080");
+        check(&format!(r"^listener\.{prefix}"), "listener.0.0.0.0_80.cx", "listener.cx", "0.0.0.0_80");
+        check(r"^tcp\.((.*?)\.)\w+?$", "tcp.a.b.cx", "tcp.cx", "a.b");
+        check(r"_rq(_(\dxx))$", "cluster.a.upstream_rq_2xx", "cluster.a.upstream_rq", "2xx");
+        let http = r"^http\.(((?:[_.[:digit:]\w]*|[_\[\]aAbBcCdDeEfF[:digit:]\w\:]*));\.)";
+        check(http, "http.inbound_0;.rq", "http.rq", "inbound_0");
     }
 }
