@@ -23,8 +23,8 @@ pub type Run = BTreeMap<String, BTreeMap<String, String>>;
 /// Where what belongs to the whole theme is kept.
 const THEME: &str = "(theme)";
 /// Parts of names of stats that are not compared: how bytes were cut into reads is chance, and admin is used by the
-/// suite itself.
-const NOT_COMPARED: &[&str] = &["_bytes_buffered", "listener.admin.", "_bytes_total"];
+/// suite itself. Flow control depends on how fast both ends are.
+const NOT_COMPARED: &[&str] = &["_bytes_buffered", "listener.admin.", "_bytes_total", "flow_control"];
 /// Bounds each wait of the client for bytes; longer than every timeout in the themes.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(3);
 
