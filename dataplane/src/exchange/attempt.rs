@@ -21,6 +21,10 @@ use crate::upstream::{AcquireError, Chosen, Lease};
 use crate::wire::{BodyError, HeadError};
 
 /// How an attempt ended.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it moves once an attempt, and a box would be an allocation for a request"
+)]
 pub(super) enum Outcome {
     /// The head of a reply is in `Exchange::response`; its body is still to be read.
     Head(Lease),

@@ -31,11 +31,15 @@ pub struct CoreState {
     pub lifecycle: Arc<Lifecycle>,
     /// How many client connections may be open.
     pub limits: Arc<ConnectionLimits>,
-    snapshot: RefCell<Rc<Arc<Snapshot>>>,
+    /// The outer count is this core's own: a request takes a reference without touching a shared cache line.
+    snapshot: RefCell<SnapshotHandle>,
     date: Cell<CachedDate>,
     stream_count: Cell<u64>,
     connection_count: Cell<u64>,
 }
+
+/// This core's reference to a snapshot.
+pub type SnapshotHandle = Rc<Arc<Snapshot>>;
 
 /// What a core is made of.
 pub struct CoreParts {
@@ -85,7 +89,7 @@ impl CoreState {
     }
 
     /// The configuration that a request starting now sees to its end.
-    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub fn snapshot(&self) -> SnapshotHandle {
         Rc::clone(&self.snapshot.borrow())
     }
 

@@ -191,7 +191,10 @@ impl RouteTable {
             context.within_item("virtual_hosts", index, |context| {
                 let host = match &host {
                     Ok(host) => host.borrow(),
-                    Err(error) => return drop(context.reject("", error.to_string())),
+                    Err(error) => {
+                        let _ = context.reject("", error.to_string());
+                        return;
+                    }
                 };
                 let position = u32::try_from(virtual_hosts.len()).unwrap_or(u32::MAX);
                 if host.domains.is_empty() {

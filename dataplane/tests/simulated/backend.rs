@@ -47,7 +47,10 @@ async fn connection(ring: Ring, mut socket: Socket, mut random: Random, shared: 
         let mut body = BodyReader::new(head.body, ChunkedDecoder::new(&options.limits));
         let (mut trailers, mut received_bytes) = (HeaderMap::default(), 0);
         let early = temper == 2;
-        while !early {
+        loop {
+            if early {
+                break;
+            }
             match poll_fn(|context| body.poll_next(&mut socket, &mut trailers, context)).await {
                 Ok(BodyEvent::Data(data)) => received_bytes += data.len(),
                 Ok(BodyEvent::End) => break,

@@ -63,8 +63,8 @@ pub(crate) fn run(seed: u64) -> Outcome {
     let mut random = Random::seeded(seed);
     let ring = sim::ring(&SimConfig {
         seed,
-        reset_per_mille: if seed % 3 == 0 { 8 } else { 0 },
-        refuse_per_mille: if seed % 4 == 0 { 100 } else { 0 },
+        reset_per_mille: if seed.is_multiple_of(3) { 8 } else { 0 },
+        refuse_per_mille: if seed.is_multiple_of(4) { 100 } else { 0 },
         split_per_mille: (random.below(600)) as u16,
         window_bytes: 1 << (10 + random.below(7)),
         buffer_count: 1 << (3 + random.below(5)),
@@ -98,7 +98,7 @@ pub(crate) fn run(seed: u64) -> Outcome {
             client.finished().await;
         }
         // Lingering closes, idle timeouts and abandoned attempts come to their end.
-        ring.sleep(Duration::from_secs(7_200)).await;
+        ring.sleep(Duration::from_secs(3_700)).await;
     });
     if let Err(deadlock) = finished {
         panic!("seed {seed}: {deadlock}");

@@ -35,7 +35,7 @@ pub fn parse(
     let config = &config.map_err(|error| context.reject("", error.to_string()))?;
     let stat_prefix = stat_prefix(&config.stat_prefix, context);
     refuse_other_codecs(config.codec_type(), context);
-    let common = config.common_http_protocol_options.clone().unwrap_or_default();
+    let common = config.common_http_protocol_options.unwrap_or_default();
     let limits = context.within("common_http_protocol_options", |context| common_limits(&common, context));
     let timeouts = timeouts(config, &common, context);
     let header_bytes_max = header_bytes_max(config, context);
