@@ -1,6 +1,5 @@
 //! The proxy's program: flags, bootstrap, listening sockets, workers, config thread.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use torus_proxy::config::thread::ConfigThread;
 use torus_proxy::listener::socket;
 use torus_proxy::telemetry::program_log::{self, LogOptions};
 use torus_proxy::worker::connection_limit::ConnectionLimits;
-use torus_proxy::worker::thread::{self, WorkerPlan};
+use torus_proxy::worker::thread::{self, WorkerPlan, WorkerSockets};
 use torus_proxy::worker::watchdog::TurnAge;
 use torus_ring::{DriverChoice, Heartbeat, RingConfig};
 
@@ -140,11 +139,8 @@ fn serve(
 }
 
 /// The listening sockets of each worker, by the listener's place in the snapshot.
-fn open_sockets(
-    snapshot: &Snapshot,
-    worker_count: usize,
-) -> Result<Vec<Vec<(u32, OwnedFd)>>, Box<dyn std::error::Error>> {
-    let mut sockets: Vec<Vec<(u32, OwnedFd)>> = (0..worker_count).map(|_| Vec::new()).collect();
+fn open_sockets(snapshot: &Snapshot, worker_count: usize) -> Result<Vec<WorkerSockets>, Box<dyn std::error::Error>> {
+    let mut sockets: Vec<WorkerSockets> = (0..worker_count).map(|_| Vec::new()).collect();
     for (index, listener) in snapshot.listeners.iter().enumerate() {
         for opened in socket::open(listener, worker_count)? {
             for (worker, sockets) in sockets.iter_mut().enumerate() {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+#[allow(unreachable_pub)] // the fuzz target calls it from another crate
 #[path = "../fuzz/src/bootstrap.rs"]
 mod bootstrap;
 

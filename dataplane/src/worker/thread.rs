@@ -19,6 +19,9 @@ use crate::exchange::core_state::{CoreParts, CoreState};
 use crate::telemetry::access_log::LogBuffers;
 use crate::telemetry::access_log::sink::LogSinks;
 
+/// The listening sockets of one worker, by the listener's place in the snapshot.
+pub type WorkerSockets = Vec<(u32, OwnedFd)>;
+
 /// What a worker's thread is given.
 pub struct WorkerPlan {
     /// Where it runs; `None` leaves that to the kernel.
@@ -26,7 +29,7 @@ pub struct WorkerPlan {
     /// Its ring.
     pub ring: RingConfig,
     /// Its listening sockets, by the listener's place in the snapshot.
-    pub sockets: Vec<(u32, OwnedFd)>,
+    pub sockets: WorkerSockets,
     /// The configuration to start with.
     pub snapshot: Arc<Snapshot>,
     /// Later configurations; it also says which worker this is.
