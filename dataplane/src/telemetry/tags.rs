@@ -4,6 +4,7 @@
 //! taken out, the second group (or else the first) is the value.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use thiserror::Error;
 
@@ -20,7 +21,20 @@ struct Extractor {
     tag: Box<str>,
     /// How every name that the pattern matches begins.
     prefix: &'static str,
-    pattern: Pattern,
+    pattern: LazyPattern,
+}
+
+/// A pattern that is compiled when it is first needed: Envoy's default ones take megabytes, and most proxies are never asked.
+#[derive(Debug)]
+struct LazyPattern {
+    text: &'static str,
+    compiled: OnceLock<Option<Pattern>>,
+}
+
+impl LazyPattern {
+    fn get(&self) -> Option<&Pattern> {
+        self.compiled.get_or_init(|| Pattern::new(self.text).ok()).as_ref()
+    }
 }
 
 /// Envoy reads these patterns with the syntax of ECMAScript, and Istio's bootstrap uses its look-ahead. What needs none runs in linear
@@ -90,15 +104,14 @@ impl TagExtractor {
     pub fn with_defaults() -> Self {
         let mut extractor = Self::default();
         for (tag, prefix, pattern) in DEFAULT_TAGS {
-            // The patterns are tested: one that does not compile would be missing from the list below.
-            extractor.extractors.extend(Extractor::new(tag, prefix, pattern));
+            extractor.extractors.push(Extractor::of_default(tag, prefix, pattern));
         }
         extractor
     }
 
     /// Adds a tag with a pattern of its own.
     pub fn add_pattern(&mut self, tag: &str, pattern: &str) -> Result<(), TagError> {
-        self.extractors.push(Extractor::new(tag, "", pattern)?);
+        self.extractors.push(Extractor::new(tag, pattern)?);
         Ok(())
     }
 
@@ -106,7 +119,7 @@ impl TagExtractor {
     pub fn add_default(&mut self, tag: &str) -> Result<(), TagError> {
         let before = self.extractors.len();
         for (known, prefix, pattern) in DEFAULT_TAGS.iter().filter(|(known, ..)| *known == tag) {
-            self.extractors.push(Extractor::new(known, prefix, pattern)?);
+            self.extractors.push(Extractor::of_default(known, prefix, pattern));
         }
         if self.extractors.len() == before { Err(TagError::UnknownDefault(tag.to_owned())) } else { Ok(()) }
     }
@@ -128,7 +141,9 @@ impl TagExtractor {
             if !name.starts_with(extractor.prefix) || tagged.tags.iter().any(|(tag, _)| **tag == *extractor.tag) {
                 continue;
             }
-            let Some([Some(taken), value]) = extractor.pattern.groups(name) else { continue };
+            let Some([Some(taken), value]) = extractor.pattern.get().and_then(|pattern| pattern.groups(name)) else {
+                continue;
+            };
             let value = value.unwrap_or_else(|| taken.clone());
             tagged.tags.push((extractor.tag.to_string(), name.get(value).unwrap_or_default().to_owned()));
             removed.push(taken);
@@ -145,12 +160,18 @@ impl TagExtractor {
 }
 
 impl Extractor {
-    fn new(tag: &str, prefix: &'static str, pattern: &str) -> Result<Self, TagError> {
+    /// An extractor with a user's pattern, which is compiled at once so that its faults are reported.
+    fn new(tag: &str, pattern: &str) -> Result<Self, TagError> {
         let pattern = Pattern::new(pattern)?;
         if pattern.group_count() < 2 {
             return Err(TagError::NoGroup);
         }
-        Ok(Self { tag: tag.into(), prefix, pattern })
+        let pattern = LazyPattern { text: "", compiled: OnceLock::from(Some(pattern)) };
+        Ok(Self { tag: tag.into(), prefix: "", pattern })
+    }
+
+    fn of_default(tag: &str, prefix: &'static str, text: &'static str) -> Self {
+        Self { tag: tag.into(), prefix, pattern: LazyPattern { text, compiled: OnceLock::new() } }
     }
 }
 
@@ -185,6 +206,14 @@ const DEFAULT_TAGS: &[(&str, &str, &str)] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_default_pattern_compiles() {
+        for (tag, _, pattern) in DEFAULT_TAGS {
+            let pattern = Pattern::new(pattern);
+            assert!(pattern.is_ok_and(|pattern| pattern.group_count() >= 2), "{tag}");
+        }
+    }
 
     #[test]
     fn default_tags_are_those_of_envoy() {
