@@ -157,7 +157,7 @@ fn counters_and_logs_tell_what_happened_and_logs_rotate() {
     let proxy = Proxy::start(free_port(), "20");
     let mut client = proxy.connect();
     proxy.get(&mut client, "/direct", "direct");
-    assert!(proxy.get(&mut client, "/refused", "Connection refused").starts_with("HTTP/1.1 503"));
+    assert!(proxy.get(&mut client, "/refused", "reset reason: remote connection failure").starts_with("HTTP/1.1 503"));
     let stats = proxy.admin("GET", "/stats?filter=^http.in.downstream_rq_(total|2xx|5xx)$");
     assert!(
         stats.ends_with("http.in.downstream_rq_2xx: 1\nhttp.in.downstream_rq_5xx: 1\nhttp.in.downstream_rq_total: 2\n"),

@@ -110,12 +110,12 @@ fn operators_write_what_envoy_writes() {
 }
 
 #[test]
-fn flags_are_joined_by_commas() {
+fn flags_are_joined_by_commas_in_the_order_of_their_setting() {
     let mut info = info();
     info.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
     info.flags.set(ResponseFlag::UpstreamConnectionTermination);
-    assert_eq!(shown("%RESPONSE_FLAGS%", &info, &request(&[])), "UC,URX");
-    let long = "UpstreamConnectionTermination,UpstreamRetryLimitExceeded";
+    assert_eq!(shown("%RESPONSE_FLAGS%", &info, &request(&[])), "URX,UC");
+    let long = "UpstreamRetryLimitExceeded,UpstreamConnectionTermination";
     assert_eq!(shown("%RESPONSE_FLAGS_LONG%", &info, &request(&[])), long);
 }
 
