@@ -42,6 +42,7 @@ known_names! {
     XEnvoyHedgeOnPerTryTimeout = "x-envoy-hedge-on-per-try-timeout",
     XEnvoyUpstreamStreamDurationMs = "x-envoy-upstream-stream-duration-ms",
     XEnvoyExpectedRqTimeoutMs = "x-envoy-expected-rq-timeout-ms", XEnvoyOriginalPath = "x-envoy-original-path",
+    XEnvoyOriginalUrl = "x-envoy-original-url",
     XEnvoyOriginalHost = "x-envoy-original-host", XEnvoyAttemptCount = "x-envoy-attempt-count",
     XEnvoyIsTimeoutRetry = "x-envoy-is-timeout-retry", XEnvoyUpstreamServiceTime = "x-envoy-upstream-service-time",
     XEnvoyOverloaded = "x-envoy-overloaded", XEnvoyRateLimited = "x-envoy-ratelimited",

@@ -40,6 +40,8 @@ pub struct ClusterIndex(pub u32);
 pub struct Cluster {
     /// Unique among clusters.
     pub name: Arc<str>,
+    /// `alt_stat_name` or the name, as `UPSTREAM_CLUSTER` shows it.
+    pub shown_name: Arc<str>,
     /// `alt_stat_name` or the name, `:` replaced by `_`; the part after `cluster.` in stat names.
     pub stat_name: Arc<str>,
     /// How endpoints are found.

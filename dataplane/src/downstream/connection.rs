@@ -62,7 +62,7 @@ impl Connection {
             let Some(listener) = snapshot.listeners.get(self.listener as usize) else { return Rest::Close };
             let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
             let head = self.read_head(core, exchange, manager).await;
-            let last_request = !matches!(head, Head::Idle) && self.is_last_request(core, manager);
+            let last_request = matches!(head, Head::Ready(_)) && self.is_last_request(core, manager);
             let scope = Scope { core, snapshot: &snapshot, listener, manager, connection: &self.info, last_request };
             let after = match head {
                 Head::Idle => return Rest::Idle,
@@ -85,6 +85,7 @@ impl Connection {
             match after {
                 After::Close => return Rest::Close,
                 After::Abort => return Rest::Abort,
+                After::Gone => return Rest::Gone,
                 After::KeepAlive => {}
             }
             if !self.wait_until_sent(core, exchange, manager).await {

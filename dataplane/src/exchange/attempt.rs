@@ -144,8 +144,6 @@ impl Exchange {
                 HeadOutcome::Failed(failure) => {
                     if failure.kind == AttemptFailure::ProtocolError {
                         forwarding.cluster.stats.increment(core.core, ClusterStat::UpstreamCxProtocolError);
-                    } else if let Some(upstream) = lease.upstream() {
-                        upstream.is_closed_by_peer = true;
                     }
                     return Outcome::Failed(failure);
                 }
@@ -188,18 +186,22 @@ impl Exchange {
             if let Poll::Ready(deadline) = deadlines.poll_expired(core.ring.now(), cx) {
                 return Poll::Ready(Err(Outcome::Deadline(deadline)));
             }
-            client.poll_gone(cx).map(|WhileWaiting::Gone| Err(Outcome::ClientGone))
+            client.poll_gone(cx).map(|WhileWaiting::Gone| {
+                forwarding.cluster.stats.increment(core.core, ClusterStat::UpstreamRqCancelled);
+                Err(Outcome::ClientGone)
+            })
         })
         .await;
         // What came while waiting may be body as well as the next request.
         client.watch();
         let failure = match acquired? {
             Ok(lease) => return Ok(lease),
-            Err(AcquireError::Overflow) => {
+            Err(AcquireError::PendingOverflow) => {
                 // No endpoint was asked.
                 self.info.upstream_host = None;
                 Failure::new(AttemptFailure::Overflow)
             }
+            Err(AcquireError::RequestOverflow) => Failure::new(AttemptFailure::Overflow),
             Err(AcquireError::ConnectTimeout) => Failure::new(AttemptFailure::ConnectTimeout),
             Err(AcquireError::HostGone) => Failure::new(AttemptFailure::ConnectRefused),
             Err(AcquireError::Connect(error)) => Failure { kind: AttemptFailure::ConnectRefused, error: Some(error) },
@@ -251,7 +253,10 @@ impl Exchange {
                     self.info.upstream_wire_bytes_received += head_bytes as u64;
                     return Poll::Ready(HeadOutcome::Head);
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(HeadOutcome::Failed(failure_of(error))),
+                Poll::Ready(Err(error)) => {
+                    upstream.is_closed_by_peer = !matches!(error, HeadError::Malformed(_));
+                    return Poll::Ready(HeadOutcome::Failed(failure_of(error, upstream.head_is_partial())));
+                }
                 Poll::Pending => {}
             }
             if self.upload.is_received() && client.poll_gone(cx).is_ready() {
@@ -310,10 +315,12 @@ impl Exchange {
     fn note_host(&mut self, scope: &Scope<'_>, forwarding: &Forwarding<'_>, chosen: &Chosen) {
         let keep_original = !scope.manager.router.suppress_envoy_headers;
         let (info, request, scratch) = (&mut self.info, &mut self.request.headers, &mut self.route_scratch);
+        let is_canary = &mut self.is_canary;
         info.upstream_host = Some(chosen.address.clone());
         info.hosts_attempted.push(chosen.address.clone());
         info.upstream_host_name.clear();
         scope.core.pools.with_host(chosen, |_, host| {
+            *is_canary = host.canary;
             info.upstream_host_name.push_str(&host.hostname);
             forwarding.matched.rewrite_host_for_endpoint(&host.hostname, keep_original, request, scratch);
         });
@@ -329,8 +336,10 @@ enum HeadOutcome {
     Deadline(Deadline),
 }
 
-fn failure_of(error: HeadError) -> Failure {
+/// A connection that ends inside a head broke the protocol; one that ends before it is only gone.
+fn failure_of(error: HeadError, is_partial: bool) -> Failure {
     match error {
+        HeadError::Closed { .. } | HeadError::Io(_) if is_partial => Failure::new(AttemptFailure::ProtocolError),
         HeadError::Closed { .. } | HeadError::Io(_) => Failure::new(AttemptFailure::Reset),
         HeadError::Malformed(_) => Failure::new(AttemptFailure::ProtocolError),
     }

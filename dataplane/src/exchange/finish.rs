@@ -13,7 +13,7 @@ impl Exchange {
         let manager = scope.manager;
         manager.stats.decrement(core.core, HttpStat::DownstreamRqActive);
         manager.count_reply(core.core, self.info.response_code, elapsed);
-        if after == After::Abort {
+        if matches!(after, After::Abort | After::Gone) {
             self.info.connection_termination_details = None;
         }
         self.log(scope, LogType::DownstreamEnd);

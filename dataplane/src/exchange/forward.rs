@@ -61,7 +61,7 @@ impl Exchange {
             let refusal = Refusal { status: forward.cluster_not_found_status, ..Refusal::NO_CLUSTER };
             return Ok(self.refuse(scope, client, Some((matched, weighted)), &refusal));
         };
-        self.info.cluster_name.push_str(&cluster.name);
+        self.info.cluster_name.push_str(&cluster.shown_name);
         let virtual_cluster = matched.virtual_host.virtual_cluster(&self.request.headers, &mut self.route_scratch);
         self.info.virtual_cluster_name.push_str(virtual_cluster.unwrap_or_default());
         if let Some(name) = failed_strict_check(&router.strict_check_headers, &self.request.headers) {
@@ -73,7 +73,7 @@ impl Exchange {
             let details = String::from_utf8_lossy(&text);
             let value = String::from_utf8_lossy(self.request.headers.get(name).unwrap_or_default());
             let body = format!("invalid header '{}' with value '{value}'", name.as_str());
-            let refusal = Refusal::new(400, &body, Some(ResponseFlag::InvalidEnvoyRequestHeaders), &details);
+            let refusal = Refusal::new(400, &body, Some(ResponseFlag::InvalidEnvoyRequestHeaders), &details).closing();
             let after = self.refuse(scope, client, Some((matched, weighted)), &refusal);
             drop(details);
             self.text = text;
@@ -138,7 +138,7 @@ impl Exchange {
                 verdict == Verdict::Retry && self.upload.can_restart() && self.retry_is_admitted(scope, forwarding);
             if retry {
                 if let Outcome::Head(_) = &outcome {
-                    self.count_upstream_code(scope, cluster, self.response.status);
+                    cluster.stats.response_code_from(core.core, ResponseOrigin::Retry, self.response.status);
                 }
                 let timed_out = matches!(outcome, Outcome::Deadline(_));
                 drop(outcome);
@@ -179,13 +179,15 @@ impl Exchange {
     ) -> Result<After, Refusal<'static>> {
         let (core, cluster) = (scope.core, forwarding.cluster);
         let matched = Some((forwarding.matched, forwarding.weighted));
-        self.upload.discard_received(client, &mut self.request_trailers, &mut self.info);
+        let is_overflow = matches!(&outcome, Outcome::Failed(failure) if failure.is_overflow());
+        if !is_overflow {
+            self.upload.discard_received(client, &mut self.request_trailers, &mut self.info);
+        }
         match outcome {
             Outcome::Failed(failure) => Ok(self.refuse_failed(scope, client, forwarding, &failure)),
             Outcome::ClientGone => {
-                cluster.stats.increment(core.core, ClusterStat::UpstreamRqCancelled);
                 self.note_client_gone(scope);
-                Ok(After::Abort)
+                Ok(After::Gone)
             }
             Outcome::ClientFailed(error) => match super::client::malformed_of(&error) {
                 Some(malformed) => {
@@ -193,9 +195,8 @@ impl Exchange {
                     Ok(self.refuse(scope, client, matched, &refusal))
                 }
                 None => {
-                    cluster.stats.increment(core.core, ClusterStat::UpstreamRqCancelled);
                     self.note_client_gone(scope);
-                    Ok(After::Abort)
+                    Ok(After::Gone)
                 }
             },
             Outcome::Deadline(deadline) => {
@@ -304,7 +305,10 @@ impl Exchange {
     }
 
     pub(super) fn note_client_gone(&mut self, scope: &Scope<'_>) {
-        scope.manager.stats.increment(scope.core.core, HttpStat::DownstreamRqRxReset);
+        let (core, stats) = (scope.core.core, &scope.manager.stats);
+        stats.increment(core, HttpStat::DownstreamRqRxReset);
+        stats.increment(core, HttpStat::DownstreamCxDestroyActiveRq);
+        stats.increment(core, HttpStat::DownstreamCxDestroyRemoteActiveRq);
         self.note(Some(ResponseFlag::DownstreamConnectionTermination), "downstream_remote_disconnect");
     }
 
@@ -362,7 +366,11 @@ impl Exchange {
         let core = scope.core;
         let random = core.random.borrow_mut().next_u64();
         let wait = self.retry.backoff(&forwarding.forward.retry, random);
-        forwarding.cluster.stats.increment(core.core, ClusterStat::UpstreamRqRetryBackoffExponential);
+        let stat = match self.retry.is_rate_limited() {
+            true => ClusterStat::UpstreamRqRetryBackoffRatelimited,
+            false => ClusterStat::UpstreamRqRetryBackoffExponential,
+        };
+        forwarding.cluster.stats.increment(core.core, stat);
         self.deadlines.set(Deadline::BackOff, core.ring.now(), Some(wait));
         let deadlines = &mut self.deadlines;
         poll_fn(|cx| {

@@ -1,6 +1,6 @@
 //! The proxy's own replies: refusals, failures, redirects and direct responses. Status, body, flag and details are Envoy's.
 
-use torus_codec::{BodyLength, Known, Malformed};
+use torus_codec::{BodyLength, Known, Malformed, RequestMethod};
 
 use super::client::Client;
 use super::{After, Exchange, Scope};
@@ -34,7 +34,7 @@ impl<'a> Refusal<'a> {
     /// No virtual host or route takes the request.
     pub const NO_ROUTE: Refusal<'static> = Refusal::new(404, "", Some(ResponseFlag::NoRouteFound), "route_not_found");
     /// An upgrade that is not configured.
-    pub const UPGRADE: Refusal<'static> = Refusal::new(403, "", None, "upgrade_failed");
+    pub const UPGRADE: Refusal<'static> = Refusal::new(403, "", None, "upgrade_failed").closing();
     /// No endpoint is left to try.
     pub const NO_HEALTHY_UPSTREAM: Refusal<'static> =
         Refusal::new(503, "no healthy upstream", Some(ResponseFlag::NoHealthyUpstream), "no_healthy_upstream");
@@ -144,6 +144,10 @@ impl Exchange {
             response.append_known(Known::XEnvoyOverloaded, b"true");
         }
         if let Some((matched, weighted)) = matched {
+            if matched.virtual_host.include_attempt_count_in_response && self.info.attempt_count > 0 {
+                let count = Decimal::new(u64::from(self.info.attempt_count));
+                response.set_known(Known::XEnvoyAttemptCount, count.as_bytes());
+            }
             let (request, scratch) = (&self.request.headers, &mut self.route_scratch);
             matched.finalize_response(weighted, &self.info, request, response, scratch);
         }
@@ -243,6 +247,8 @@ impl Exchange {
         self.info.response_code = status;
         let date = scope.core.date();
         edge::prepare_response(scope.manager, &self.request.headers, &date, response, &mut self.edge_scratch);
+        // What follows a refused CONNECT may be meant for the tunnel.
+        let close = close || self.method() == RequestMethod::Connect;
         let close = close || scope.closes_after_reply() || !self.request.keep_alive || !self.upload.is_received();
         self.count_early(scope);
         let (version, options, token) =
@@ -269,7 +275,7 @@ impl Exchange {
 
 /// Whether Envoy's codec finds the fault; the others are found by its connection manager, which answers without a body.
 pub fn is_codec_error(malformed: Malformed) -> bool {
-    !matches!(malformed, Malformed::HostMissing | Malformed::TargetFragment | Malformed::VersionTooLow)
+    !matches!(malformed, Malformed::HostMissing | Malformed::TargetFragment)
 }
 
 /// DEADLINE_EXCEEDED. Source: gRPC, status codes.

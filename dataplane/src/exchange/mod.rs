@@ -62,6 +62,8 @@ pub struct Exchange {
     started_at: Nanos,
     idle_timeout: Option<Duration>,
     informational_count: u32,
+    /// The endpoint of the attempt is a canary.
+    is_canary: bool,
 }
 
 /// What an exchange runs within.
@@ -105,8 +107,10 @@ pub enum After {
     KeepAlive,
     /// It closes once the reply is sent.
     Close,
-    /// It is reset: the reply can't be completed, or the client is gone.
+    /// It is reset: the reply can't be completed.
     Abort,
+    /// The client is gone.
+    Gone,
 }
 
 impl Exchange {
@@ -129,6 +133,7 @@ impl Exchange {
             started_at: core.ring.now(),
             idle_timeout: None,
             informational_count: 0,
+            is_canary: false,
         }
     }
 
@@ -136,7 +141,7 @@ impl Exchange {
     pub async fn run(&mut self, scope: &Scope<'_>, client: &mut Client, head_bytes: usize) -> After {
         self.begin(scope, head_bytes);
         client.start_body(&self.request, &scope.manager.request_options.limits);
-        self.upload.start(&self.request, client.request_is_complete());
+        self.upload.start(&self.request, client.request_is_complete(), scope.manager.http1.enable_trailers);
         if client.request_is_complete() {
             self.info.request_complete = Some(Duration::ZERO);
         }
@@ -152,6 +157,13 @@ impl Exchange {
 
     /// Answers a head that may not be forwarded, and counts and logs it.
     pub fn run_refused(&mut self, scope: &Scope<'_>, client: &mut Client, refusal: &Refusal<'_>) -> After {
+        if refusal.flag == Some(ResponseFlag::DownstreamProtocolError) || refusal.status == 408 {
+            // What was read of the head so far means nothing.
+            self.request.headers.clear();
+            self.request.version = Version::Http11;
+        } else if self.request.headers.get_known(Known::Authority).is_some_and(<[u8]>::is_empty) {
+            self.request.headers.remove_known(Known::Authority);
+        }
         self.begin(scope, 0);
         self.refuse(scope, client, None, refusal);
         self.finish(scope, After::Close);

@@ -42,7 +42,11 @@ impl Exchange {
         let elapsed = self.elapsed(core);
         self.info.upstream_first_received = Some(elapsed);
         self.info.response_code = self.response.status;
+        let says_canary = self.response.headers.get_known(Known::XEnvoyUpstreamCanary) == Some(b"true");
         self.count_upstream_code(scope, forwarding.cluster, self.response.status);
+        if self.is_canary || says_canary {
+            stats.response_code_from(core.core, ResponseOrigin::Canary, self.response.status);
+        }
         let Ok(framing) = self.send_reply_head(scope, client, forwarding, elapsed) else {
             return self.send_bare_error(scope, client);
         };
@@ -68,26 +72,17 @@ impl Exchange {
                 if framing.close { After::Close } else { After::KeepAlive }
             }
             Ended::ClientGone => {
-                stats.increment(core.core, ClusterStat::UpstreamRqCancelled);
                 self.note_client_gone(scope);
-                After::Abort
+                After::Gone
             }
             Ended::UpstreamFailed(error) => {
                 if let (BodyError::Truncated | BodyError::Io(_), Some(upstream)) = (&error, lease.upstream()) {
                     upstream.is_closed_by_peer = true;
                 }
-                let (flag, details) = match error {
-                    BodyError::Malformed(_) | BodyError::Truncated => {
-                        stats.increment(core.core, ClusterStat::UpstreamCxProtocolError);
-                        let details = "upstream_reset_after_response_started{protocol_error}";
-                        (ResponseFlag::UpstreamProtocolError, details)
-                    }
-                    BodyError::Io(_) => {
-                        let details = "upstream_reset_after_response_started{connection_termination}";
-                        (ResponseFlag::UpstreamConnectionTermination, details)
-                    }
-                };
-                self.note(Some(flag), details);
+                // A body that breaks off, by a close or a reset, is an unfinished message.
+                stats.increment(core.core, ClusterStat::UpstreamCxProtocolError);
+                let details = "upstream_reset_after_response_started{protocol_error}";
+                self.note(Some(ResponseFlag::UpstreamProtocolError), details);
                 scope.manager.stats.increment(core.core, HttpStat::DownstreamRqTxReset);
                 framing.broken_off()
             }

@@ -439,6 +439,11 @@ impl RetryState {
         Duration::from_millis(random % milliseconds)
     }
 
+    /// Whether the upstream says how long to wait.
+    pub fn is_rate_limited(&self) -> bool {
+        self.reset_after.is_some()
+    }
+
     /// Retries made so far.
     pub fn retries_made(&self) -> u32 {
         self.retries_made

@@ -27,6 +27,8 @@ pub struct Upload {
     case: NameCase,
     /// The client's body was read to its end.
     received: bool,
+    /// `enable_trailers`: the request's trailers go on.
+    with_trailers: bool,
 }
 
 /// Why a body could not be sent.
@@ -39,7 +41,8 @@ pub enum UploadError {
 
 impl Upload {
     /// Begins a request's body.
-    pub fn start(&mut self, request: &RequestHead, received: bool) {
+    pub fn start(&mut self, request: &RequestHead, received: bool, with_trailers: bool) {
+        self.with_trailers = with_trailers;
         self.length = request.body;
         self.kept.clear();
         self.keeping = false;
@@ -123,6 +126,9 @@ impl Upload {
                     info.upstream_wire_bytes_sent += sent_bytes as u64;
                 }
                 Ok(BodyEvent::End) => {
+                    if !self.with_trailers {
+                        trailers.clear();
+                    }
                     let sent_bytes = self.writer.finish(ring, &mut upstream.socket, trailers, self.case);
                     info.upstream_wire_bytes_sent += sent_bytes as u64;
                     self.received = true;

@@ -70,11 +70,15 @@ impl Pattern {
     fn compile(pattern: &str) -> Result<Self, PatternError> {
         // Ids are never used twice, so memory made for a pattern that is gone cannot meet another.
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let regex = Regex::builder()
-            .syntax(syntax::Config::new().utf8(false))
-            .configure(Regex::config().utf8_empty(false))
-            .build(pattern)
-            .map_err(|error| PatternError(describe(&error)))?;
+        let build = |unicode: bool| {
+            Regex::builder()
+                .syntax(syntax::Config::new().utf8(false).unicode(unicode))
+                .configure(Regex::config().utf8_empty(false))
+                .build(pattern)
+        };
+        // Envoy's engine reads bytes, so that `.` takes each byte of what is no UTF-8 (a rule that forbids would fail open);
+        // only what names characters beyond ASCII in a set needs characters.
+        let regex = build(false).or_else(|_| build(true)).map_err(|error| PatternError(describe(&error)))?;
         Ok(Self { regex, id: NEXT_ID.fetch_add(1, Ordering::Relaxed) })
     }
 

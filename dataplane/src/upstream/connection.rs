@@ -24,6 +24,8 @@ pub struct Upstream {
     /// When it was last returned.
     pub idle_since: Nanos,
     pub(super) place: Place,
+    /// Priority of the request that uses it.
+    pub(super) request_priority: Priority,
     /// Bytes received and sent that the cluster's counters have.
     pub(super) counted_bytes: (u64, u64),
     head: HeadReader,
@@ -62,6 +64,7 @@ impl Upstream {
             request_count: 0,
             opened_at: now,
             idle_since: now,
+            request_priority: place.priority,
             place,
             counted_bytes: (0, 0),
             head: HeadReader::default(),
@@ -99,6 +102,11 @@ impl Upstream {
             self.must_close = true;
         }
         self.body.poll_next(&mut self.socket, trailers, cx)
+    }
+
+    /// Whether a part of a head was received.
+    pub fn head_is_partial(&self) -> bool {
+        self.head.is_partial()
     }
 
     /// Whether the whole response was read.

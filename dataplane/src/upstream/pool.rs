@@ -93,8 +93,10 @@ pub struct Chosen {
 /// Why a request got no connection.
 #[derive(Debug)]
 pub enum AcquireError {
-    /// A circuit breaker is open.
-    Overflow,
+    /// No more requests may wait: the pending breaker is open.
+    PendingOverflow,
+    /// No more requests may be in progress: the request breaker is open.
+    RequestOverflow,
     /// The endpoint is gone from the cluster.
     HostGone,
     /// The endpoint refused or was unreachable.
@@ -204,8 +206,8 @@ impl Pools {
         // A request without an idle connection is pending, whether a connection is being opened for it or not.
         let mut pending: Option<PendingPermit> = None;
         loop {
-            if let Some(upstream) = self.take_idle(chosen) {
-                return self.attach(upstream);
+            if let Some(upstream) = self.take_idle(chosen, Some(priority)) {
+                return self.attach(upstream, priority);
             }
             if pending.is_none() {
                 pending = Some(PendingPermit::new(self, chosen.cluster, priority)?);
@@ -213,12 +215,17 @@ impl Pools {
             if let Some(counted) = self.may_connect(chosen, priority)? {
                 let upstream = self.connect(chosen, priority, counted).await?;
                 drop(pending);
-                return self.attach(upstream);
+                return self.attach(upstream, priority);
+            }
+            // None may be opened: one of the other priority serves as well, and might stay idle for long.
+            if let Some(upstream) = self.take_idle(chosen, None) {
+                drop(pending);
+                return self.attach(upstream, priority);
             }
             match WaitForConnection::new(self, chosen)?.await {
                 Answer::Granted(upstream) => {
                     drop(pending);
-                    return self.attach(upstream);
+                    return self.attach(upstream, priority);
                 }
                 Answer::TryAgain => continue,
             }
@@ -267,7 +274,8 @@ impl Pools {
         pool.and_then(|pool| pool.hosts.get(pool.place(chosen)?.0 as usize)).map_or(0, |host| host.connection_count)
     }
 
-    fn take_idle(&self, chosen: &Chosen) -> Option<Upstream> {
+    /// The most recently used idle connection, of one priority where given: each has its own, as in Envoy.
+    fn take_idle(&self, chosen: &Chosen, priority: Option<Priority>) -> Option<Upstream> {
         loop {
             let upstream = {
                 let mut state = self.state.borrow_mut();
@@ -276,7 +284,12 @@ impl Pools {
                 let place = pool.place(chosen)?;
                 let host = pool.hosts.get_mut(place.0 as usize)?;
                 loop {
-                    let key = host.idle.pop()?;
+                    let fits = |key: &SlabKey| {
+                        let upstream = idle.get_mut(*key);
+                        upstream.is_none_or(|upstream| priority.is_none_or(|it| it == upstream.place.priority))
+                    };
+                    let at = host.idle.iter().rposition(fits)?;
+                    let key = host.idle.remove(at);
                     if let Some(upstream) = idle.remove(key) {
                         break upstream;
                     }
@@ -380,15 +393,15 @@ impl Pools {
     }
 
     /// Takes the connection into use for one request, if the request breaker allows.
-    fn attach(self: &Rc<Self>, mut upstream: Upstream) -> Result<Lease, AcquireError> {
+    fn attach(self: &Rc<Self>, mut upstream: Upstream, priority: Priority) -> Result<Lease, AcquireError> {
         {
             let mut state = self.state.borrow_mut();
             let pool = state.existing(upstream.place.cluster).ok_or(AcquireError::HostGone)?;
-            if !pool.admission.try_acquire(Resource::Requests, upstream.place.priority) {
+            if !pool.admission.try_acquire(Resource::Requests, priority) {
                 pool.cluster.stats.increment(self.core, ClusterStat::UpstreamRqActiveOverflow);
                 drop(state);
                 self.put_back(upstream);
-                return Err(AcquireError::Overflow);
+                return Err(AcquireError::RequestOverflow);
             }
             pool.cluster.stats.increment(self.core, ClusterStat::UpstreamRqTotal);
             pool.cluster.stats.increment(self.core, ClusterStat::UpstreamRqActive);
@@ -403,16 +416,17 @@ impl Pools {
             }
         }
         upstream.request_count += 1;
+        upstream.request_priority = priority;
         Ok(Lease { pools: Rc::clone(self), upstream: Some(upstream) })
     }
 
     /// Ends a request's use of the connection and decides whether another request may have it.
-    fn on_returned(&self, mut upstream: Upstream, reusable: bool) {
+    fn on_returned(&self, mut upstream: Upstream, reusable: bool, is_complete: bool) {
         let mut reusable = reusable && !upstream.must_close && !upstream.socket.has_received();
         {
             let mut state = self.state.borrow_mut();
             if let Some(pool) = state.existing(upstream.place.cluster) {
-                pool.admission.release(Resource::Requests, upstream.place.priority);
+                pool.admission.release(Resource::Requests, upstream.request_priority);
                 pool.cluster.stats.decrement(self.core, ClusterStat::UpstreamRqActive);
                 let http = &pool.cluster.http;
                 if http.requests_per_connection_max.is_some_and(|max| max <= upstream.request_count) {
@@ -442,7 +456,7 @@ impl Pools {
         if reusable {
             self.put_back(upstream);
         } else {
-            self.count_end(&upstream);
+            self.count_end(&upstream, is_complete);
             self.close(upstream);
         }
     }
@@ -481,14 +495,14 @@ impl Pools {
     }
 
     /// Counts who ended a connection that a request used.
-    fn count_end(&self, upstream: &Upstream) {
+    fn count_end(&self, upstream: &Upstream, is_complete: bool) {
         let by_peer = upstream.is_closed_by_peer;
         let stat = if by_peer { ClusterStat::UpstreamCxDestroyRemote } else { ClusterStat::UpstreamCxDestroyLocal };
         self.count(upstream, stat);
         if upstream.must_close && !by_peer {
             self.count(upstream, ClusterStat::UpstreamCxCloseNotify);
         }
-        if !upstream.response_is_complete() || by_peer {
+        if !is_complete || by_peer {
             let stat = match by_peer {
                 true => ClusterStat::UpstreamCxDestroyRemoteWithActiveRq,
                 false => ClusterStat::UpstreamCxDestroyLocalWithActiveRq,
@@ -529,8 +543,9 @@ impl Lease {
     /// Ends the lease after a complete exchange; the connection is kept if it can serve another request.
     pub fn give_back(mut self) {
         if let Some(upstream) = self.upstream.take() {
-            let reusable = upstream.response_is_complete() && upstream.socket.queued_bytes() == 0;
-            self.pools.on_returned(upstream, reusable);
+            let is_complete = upstream.response_is_complete();
+            let reusable = is_complete && upstream.socket.queued_bytes() == 0;
+            self.pools.on_returned(upstream, reusable, is_complete);
         }
     }
 }
@@ -538,7 +553,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(upstream) = self.upstream.take() {
-            self.pools.on_returned(upstream, false);
+            self.pools.on_returned(upstream, false, false);
         }
     }
 }
@@ -556,7 +571,7 @@ impl<'a> PendingPermit<'a> {
         let pool = state.existing(cluster).ok_or(AcquireError::HostGone)?;
         if !pool.admission.try_acquire(Resource::Pending, priority) {
             pool.cluster.stats.increment(pools.core, ClusterStat::UpstreamRqPendingOverflow);
-            return Err(AcquireError::Overflow);
+            return Err(AcquireError::PendingOverflow);
         }
         pool.cluster.stats.increment(pools.core, ClusterStat::UpstreamRqPendingTotal);
         pool.cluster.stats.increment(pools.core, ClusterStat::UpstreamRqPendingActive);

@@ -29,7 +29,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// A known difference. `*` stands for any text in each of the patterns.
+/// A known difference. In each pattern `*` stands for any text, and `|` parts alternatives.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
@@ -45,15 +45,19 @@ pub struct Row {
     pub envoy: String,
     /// Why it stays.
     pub reason: String,
+    /// It depends on which of two events comes first, so that not every run shows it.
+    #[serde(default)]
+    pub timing: bool,
 }
 
 impl Row {
     fn explains(&self, difference: &Difference) -> bool {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "(absent)".into());
-        matches(&self.case, &difference.case)
-            && matches(&self.field, &difference.field)
-            && matches(&self.ours, &text(&difference.ours))
-            && matches(&self.envoy, &text(&difference.envoy))
+        let any = |pattern: &str, text: &str| pattern.split('|').any(|pattern| matches(pattern, text));
+        any(&self.case, &difference.case)
+            && any(&self.field, &difference.field)
+            && any(&self.ours, &text(&difference.ours))
+            && any(&self.envoy, &text(&difference.envoy))
     }
 }
 

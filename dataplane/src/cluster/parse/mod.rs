@@ -36,8 +36,8 @@ impl Cluster {
         };
         let http = http::parse(config, context);
         let connect = connect::parse(config, context);
-        let stat_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
-        let stat_name: Arc<str> = stat_name.replace(':', "_").into();
+        let shown_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
+        let stat_name: Arc<str> = shown_name.replace(':', "_").into();
         let thresholds = thresholds::parse(config, context);
         let (discovery, policy) = (discovery?, policy?);
         let assignment = endpoints::parse(config, &discovery, context);
@@ -50,6 +50,7 @@ impl Cluster {
         let kind = discovery.kind();
         let name: Arc<str> = name?.into();
         Ok(Self {
+            shown_name: if **shown_name == *name { Arc::clone(&name) } else { shown_name.as_str().into() },
             stat_name: if *stat_name == *name { Arc::clone(&name) } else { Arc::clone(&stat_name) },
             stats: context.registry.group(&format!("cluster.{stat_name}.")),
             name,

@@ -19,6 +19,7 @@ const NOT_EXTERNAL: KnownSet = KnownSet::of(&[
     Known::XEnvoyUpstreamStreamDurationMs,
     Known::XEnvoyForceTrace,
     Known::XEnvoyIpTags,
+    Known::XEnvoyOriginalUrl,
 ]);
 
 /// Removed besides at the edge.
