@@ -2,7 +2,7 @@
 //!
 //! Configuration speaks RE2 (envoy.type.matcher.v3.RegexMatcher). The engine here has the same guarantee (time linear in the
 //! text) and nearly the same syntax; [`translate`] bridges what differs: RE2's `\d`, `\w`, `\s` and `\b` are ASCII, and it has
-//! no nested sets or set operators inside brackets. The engine's own pool of search memory would be shared between workers, so
+//! no nested sets or set operators inside brackets. Texts are bytes, as Envoy's are. The engine's own pool of search memory would be shared between workers, so
 //! each worker brings its own [`RegexMemory`].
 
 use std::collections::HashMap;
@@ -403,7 +403,11 @@ mod tests {
         check(r"(?P<name>x)y", "xy", true);
         check(r"^a$", "a", true);
         check(r".*", "", true);
-        check(r".", "\u{1f600}", true);
+        check(r".", "\u{1f600}", false);
+        check(r"....", "\u{1f600}", true);
+        check("caf\u{e9}", "caf\u{e9}", true);
+        check("[\u{e9}\u{e8}]", "\u{e8}", true);
+        check(r"\p{L}", "\u{e9}", true);
     }
 
     #[test]
@@ -414,9 +418,11 @@ mod tests {
     }
 
     #[test]
-    fn invalid_utf8_never_matches_a_dot_and_never_panics() {
+    fn a_dot_takes_any_byte() {
         let mut memory = RegexMemory::default();
-        assert!(!Pattern::full(".*").unwrap().matches(b"\xff", &mut memory));
+        assert!(Pattern::full("o.e").unwrap().matches(b"o\xffe", &mut memory));
+        assert!(Pattern::full(".*").unwrap().matches(b"\xc3", &mut memory));
+        assert!(Pattern::full(r"[^/]\xff").unwrap().matches(b"\xe9\xff", &mut memory));
         assert!(Pattern::full(r"\C").unwrap().matches(b"\xff", &mut memory));
     }
 
