@@ -269,6 +269,12 @@ fn shared_escape<'a>(escaped: char, after: &'a str, out: &mut String) -> Result<
         'a' | 'f' | 't' | 'n' | 'r' | 'v' | 'x' | 'p' | 'P' | 'A' | 'z' => {
             out.push('\\');
             out.push(escaped);
+            // A code point or a Unicode class may be named in braces.
+            if let ('x' | 'p' | 'P', Some(end)) = (escaped, after.find('}').filter(|_| after.starts_with('{'))) {
+                let (named, after) = after.split_at(end + 1);
+                out.push_str(named);
+                return Ok(after);
+            }
         }
         literal if literal.is_ascii() && !literal.is_ascii_alphanumeric() => push_literal(literal, out),
         other => return Err(PatternError(format!(r"unknown escape `\{other}`"))),
@@ -408,6 +414,8 @@ mod tests {
         check("caf\u{e9}", "caf\u{e9}", true);
         check("[\u{e9}\u{e8}]", "\u{e8}", true);
         check(r"\p{L}", "\u{e9}", true);
+        check(r"\x{41}", "A", true);
+        check(r"[\x{41}]", "A", true);
     }
 
     #[test]
