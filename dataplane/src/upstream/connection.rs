@@ -98,10 +98,13 @@ impl Upstream {
 
     /// The next piece of the response body.
     pub fn poll_body(&mut self, trailers: &mut HeaderMap, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, BodyError>> {
-        if matches!(self.body, BodyReader::UntilClose) {
-            self.must_close = true;
+        let until_close = matches!(self.body, BodyReader::UntilClose);
+        self.must_close |= until_close;
+        let event = self.body.poll_next(&mut self.socket, trailers, cx);
+        if until_close && matches!(event, Poll::Ready(Ok(BodyEvent::End))) {
+            self.is_closed_by_peer = true;
         }
-        self.body.poll_next(&mut self.socket, trailers, cx)
+        event
     }
 
     /// Whether a part of a head was received.

@@ -502,7 +502,7 @@ impl Pools {
         if upstream.must_close && !by_peer {
             self.count(upstream, ClusterStat::UpstreamCxCloseNotify);
         }
-        if !is_complete || by_peer {
+        if !is_complete {
             let stat = match by_peer {
                 true => ClusterStat::UpstreamCxDestroyRemoteWithActiveRq,
                 false => ClusterStat::UpstreamCxDestroyLocalWithActiveRq,
