@@ -136,7 +136,7 @@ pub enum TrafficDirection {
     Outbound,
 }
 
-/// The filters of one chain; one terminal network filter for now.
+/// The filters of one chain: one terminal network filter.
 pub struct FilterChain {
     /// For access logs and admin.
     pub name: Box<str>,
