@@ -16,7 +16,8 @@ use torus_proxy::worker::{Worker, WorkerListener};
 use torus_ring::{ConnectOptions, DriverChoice, PeerAddr, Ring, RingConfig, Socket};
 
 const WARM_UP_COUNT: u32 = 2_000;
-const MEASURED_COUNT: u32 = 2_000;
+const MEASURED_COUNT: u32 = 1_000;
+const ROUND_COUNT: usize = 5;
 
 const GET: &[u8] =
     b"GET /path?query=1 HTTP/1.1\r\nhost: example.com\r\nuser-agent: test\r\naccept: */*\r\nx-own: value\r\n\r\n";
@@ -70,9 +71,13 @@ fn check(driver: DriverChoice) {
     ring.spawn(serve(ring.clone(), ring.listen(backend.into())));
     let mut client = ring.block_on(ring.connect(&proxy_address, &ConnectOptions::default())).expect("connected");
     ring.block_on(send(&mut client, WARM_UP_COUNT));
-    let counted = allocation_counter::measure(|| ring.block_on(send(&mut client, MEASURED_COUNT)));
-    println!("{driver:?}: {} allocations in {MEASURED_COUNT} requests", counted.count_total);
-    assert_eq!(counted.count_total, 0, "{driver:?}: a request allocates");
+    // Once a second the worker looks after idle connections, and now and then the log's writer is behind and another buffer is
+    // taken: that is no request's work, so it may fall into some of the rounds, never into all.
+    let rounds = [(); ROUND_COUNT]
+        .map(|()| allocation_counter::measure(|| ring.block_on(send(&mut client, MEASURED_COUNT))).count_total);
+    println!("{driver:?}: allocations in rounds of {MEASURED_COUNT} requests: {rounds:?}");
+    assert_eq!(rounds.iter().min(), Some(&0), "{driver:?}: a request allocates: {rounds:?}");
+    assert!(rounds.iter().sum::<u64>() < 10, "{driver:?}: something allocates again and again: {rounds:?}");
 }
 
 /// Sends requests of every kind one after another and reads each reply to its end.

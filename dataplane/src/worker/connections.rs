@@ -103,28 +103,35 @@ impl Connections {
             }
         }
         let snapshot = core.snapshot();
-        let unsent = std::mem::take(&mut self.unsent);
-        for key in unsent {
-            let Some(slot) = self.slots.get_mut(key) else { continue };
-            let Some(connection) = &slot.connection else {
-                slot.is_unsent = false;
-                continue;
+        let mut place = 0;
+        while let Some(key) = self.unsent.get(place).copied() {
+            let stays = match self.slots.get_mut(key) {
+                None => false,
+                Some(slot) => match &slot.connection {
+                    Some(connection) if connection.client.socket.queued_bytes() > 0 => {
+                        let socket = &connection.client.socket;
+                        let listener = snapshot.listeners.get(connection.listener as usize);
+                        let timeout = listener.and_then(|listener| {
+                            let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+                            manager.timeouts.write_progress
+                        });
+                        let stuck = timeout.is_some_and(|it| now.since(socket.last_write_progress()) >= it);
+                        if stuck {
+                            let connection = self.slots.remove(key).and_then(|slot| slot.connection);
+                            expired.extend(connection.map(|connection| (connection, Rest::Abort)));
+                        }
+                        !stuck
+                    }
+                    Some(_) | None => {
+                        slot.is_unsent = false;
+                        false
+                    }
+                },
             };
-            let socket = &connection.client.socket;
-            if socket.queued_bytes() == 0 {
-                slot.is_unsent = false;
-                continue;
-            }
-            let listener = snapshot.listeners.get(connection.listener as usize);
-            let timeout = listener.and_then(|listener| {
-                let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
-                manager.timeouts.write_progress
-            });
-            if timeout.is_some_and(|timeout| now.since(socket.last_write_progress()) >= timeout) {
-                let connection = self.slots.remove(key).and_then(|slot| slot.connection);
-                expired.extend(connection.map(|connection| (connection, Rest::Abort)));
+            if stays {
+                place += 1;
             } else {
-                self.unsent.push(key);
+                self.unsent.swap_remove(place);
             }
         }
         expired
