@@ -1,0 +1,3 @@
+//! The control plane: what users write for Istio and Kubernetes comes in, Envoy's v3 API goes out.
+
+pub mod source;
