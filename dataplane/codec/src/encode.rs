@@ -92,13 +92,22 @@ fn write_request_head(
     options: &EncodeOptions,
     out: &mut Vec<u8>,
 ) -> Result<(), Unencodable> {
-    let method = headers.get_known(Known::Method).filter(|method| bytes::is_token_text(method));
-    let authority = headers.get_known(Known::Authority).filter(|authority| is_host_value(authority));
+    // What came from a parser has been looked at; a rewrite may have put anything there.
+    let start_line_part = |known, is_good: fn(&[u8]) -> bool| {
+        headers.get_checked(known).filter(|(text, checked)| *checked || is_good(text)).map(|(text, _)| text)
+    };
+    let method = start_line_part(Known::Method, bytes::is_token_text);
+    let authority = start_line_part(Known::Authority, bytes::is_authority_text);
     let (Some(method), Some(authority)) = (method, authority) else { return Err(Unencodable::StartLine) };
-    let target = if method == b"CONNECT" { Some(authority) } else { headers.get_known(Known::Path) };
-    let Some(target) = target.filter(|target| !target.is_empty() && is_written_target(target)) else {
+    let target = if method == b"CONNECT" {
+        Some(authority).filter(|target| bytes::is_target_text(target))
+    } else {
+        start_line_part(Known::Path, bytes::is_target_text)
+    };
+    let Some(target) = target.filter(|target| !target.is_empty()) else {
         return Err(Unencodable::StartLine);
     };
+    out.reserve(headers.arena().len() + HEAD_EXTRA_BYTES);
     out.extend_from_slice(method);
     out.push(b' ');
     out.extend_from_slice(target);
@@ -239,7 +248,7 @@ fn write_fields(
     let arena = headers.arena();
     let mut run = 0..0;
     for field in headers.fields() {
-        let number = match field.known {
+        let mut number = match field.known {
             Some(
                 Known::Method
                 | Known::Scheme
@@ -262,6 +271,11 @@ fn write_fields(
             },
             _ => None,
         };
+        // A length that stands there as it is to be written is copied with its neighbours.
+        if number.is_some_and(|number| is_written_as(&field, number)) {
+            length_written = true;
+            number = None;
+        }
         if let (None, Some(line), NameCase::Lower) = (number, &field.line, case) {
             if run.end != line.start {
                 out.extend_from_slice(arena.get(run).unwrap_or_default());
@@ -293,6 +307,12 @@ fn write_fields(
     }
     out.extend_from_slice(b"\r\n");
     Ok(())
+}
+
+/// Whether a field's line says this number, and says it without leading zeros.
+fn is_written_as(field: &Field<'_>, number: u64) -> bool {
+    let canonical = !matches!(field.value, [b'0', _, ..]);
+    field.line.is_some() && canonical && bytes::decimal(field.value) == Some(number)
 }
 
 fn push_length(number: u64, case: NameCase, out: &mut Vec<u8>) {
@@ -336,15 +356,8 @@ fn push_name(name: &[u8], case: NameCase, out: &mut Vec<u8>) {
     out.extend_from_slice(b": ");
 }
 
-/// Whether a target can stand between the two spaces of a request line.
-fn is_written_target(target: &[u8]) -> bool {
-    bytes::is_target_text(target)
-}
-
-/// Whether a host can be written: rewrites may have put anything there.
-fn is_host_value(authority: &[u8]) -> bool {
-    bytes::is_authority_text(authority)
-}
+/// Bytes beside the fields for which room is made at once: the start line's fixed parts, framing and `connection`.
+const HEAD_EXTRA_BYTES: usize = 128;
 
 /// Methods whose requests usually have no body: they get no `content-length: 0` (RFC 9110 §8.6; the list is Envoy's).
 fn needs_no_length(method: &[u8]) -> bool {

@@ -31,11 +31,11 @@ struct Entry {
 /// Where an entry's bytes come from, which says what an encoder may take for granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// Set by the proxy: any byte may be in it.
+    /// Set by the proxy and not looked at yet: any byte may be in it.
     Set,
     /// From a parser, which has refused every byte that may not be on the wire.
     Parsed,
-    /// Parsed, and the arena has `name: value` CR LF just as an encoder would write it.
+    /// The arena has `name: value` CR LF just as an encoder would write it, and no byte that may not be on the wire.
     Line,
 }
 
@@ -155,14 +155,14 @@ impl HeaderMap {
 
     /// Adds a field after the others.
     pub fn append(&mut self, name: &HeaderName, value: &[u8]) {
-        let value = self.store(value);
-        self.push(name.known, name.text.as_bytes(), value);
+        let entry = self.store_field(name.known, name.text.as_bytes(), value);
+        self.push_entry(entry);
     }
 
     /// Adds a field with a known name after the others.
     pub fn append_known(&mut self, known: Known, value: &[u8]) {
-        let value = self.store(value);
-        self.push(Some(known), &[], value);
+        let entry = self.store_field(Some(known), known.as_str().as_bytes(), value);
+        self.push_entry(entry);
     }
 
     /// Adds a field as read from the wire; `name` is stored in lower case.
@@ -176,17 +176,17 @@ impl HeaderMap {
 
     /// Makes `value` the only value of `name`: the first field with that name takes it, the others go.
     pub fn set(&mut self, name: &HeaderName, value: &[u8]) {
-        let value = self.store(value);
-        if !self.replace(name.known, &name.text, value) {
-            self.push(name.known, name.text.as_bytes(), value);
+        let entry = self.store_field(name.known, name.text.as_bytes(), value);
+        if !self.replace(&name.text, entry) {
+            self.push_entry(entry);
         }
     }
 
     /// Makes `value` the only value of a known name.
     pub fn set_known(&mut self, known: Known, value: &[u8]) {
-        let value = self.store(value);
-        if !self.may_have(known) || !self.replace(Some(known), "", value) {
-            self.push(Some(known), &[], value);
+        let entry = self.store_field(Some(known), known.as_str().as_bytes(), value);
+        if !self.may_have(known) || !self.replace("", entry) {
+            self.push_entry(entry);
         }
     }
 
@@ -269,6 +269,15 @@ impl HeaderMap {
     /// Whether a field with one of these names may be there; `false` is certain.
     pub(crate) fn may_have(&self, known: Known) -> bool {
         self.seen & known.bit() != 0
+    }
+
+    /// The first value of a known name, and whether a parser has refused every byte that may not be on the wire.
+    pub(crate) fn get_checked(&self, known: Known) -> Option<(&[u8], bool)> {
+        if !self.may_have(known) {
+            return None;
+        }
+        let entry = self.entries.iter().find(|entry| entry.known == Some(known))?;
+        Some((slice(&self.arena, entry.value), entry.origin != Origin::Set))
     }
 
     /// Every field with what an encoder asks of it.
@@ -392,25 +401,35 @@ impl HeaderMap {
         }
     }
 
-    fn replace(&mut self, known: Option<Known>, text: &str, value: Span) -> bool {
+    /// Puts `field` in the place of the first field of its name and takes the others away; whether there was one.
+    fn replace(&mut self, text: &str, field: Entry) -> bool {
         let mut found = false;
         let arena = &self.arena;
         self.entries.retain_mut(|entry| {
-            if !is_named(arena, entry, known, text) {
+            if !is_named(arena, entry, field.known, text) {
                 return true;
             }
             let first = !found;
             found = true;
-            entry.value = value;
-            entry.origin = Origin::Set;
+            *entry = field;
             first
         });
         found
     }
 
-    fn push(&mut self, known: Option<Known>, text: &[u8], value: Span) {
-        let name = if known.is_some() { Span::default() } else { self.store(text) };
-        self.push_entry(Entry { name, value, known, origin: Origin::Set });
+    /// Stores a field as the line that it becomes, so that an encoder copies it with its neighbours; `name` is a token in lower
+    /// case. What can be no line (a pseudo-header, a value with a control byte) is stored as it is.
+    fn store_field(&mut self, known: Option<Known>, name: &[u8], value: &[u8]) -> Entry {
+        if known.is_some_and(Known::is_pseudo) || name.starts_with(b":") || !bytes::is_value_text(value) {
+            let name = if known.is_some() { Span::default() } else { self.store(name) };
+            return Entry { name, value: self.store(value), known, origin: Origin::Set };
+        }
+        self.arena.reserve(name.len() + value.len() + b": \r\n".len());
+        let name = self.store(name);
+        self.arena.extend_from_slice(b": ");
+        let value = self.store(value);
+        self.arena.extend_from_slice(b"\r\n");
+        Entry { name, value, known, origin: Origin::Line }
     }
 
     fn push_entry(&mut self, entry: Entry) {

@@ -12,6 +12,7 @@ macro_rules! known_names {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The name in lower case.
+            #[inline]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
@@ -76,8 +77,18 @@ impl Known {
         same.then_some(known)
     }
 
+    /// The bit of this name in a set. Made of two halves: shifting 128 bits by a variable takes twice the instructions.
+    #[inline]
     pub(crate) const fn bit(self) -> u128 {
-        1 << self as u8
+        let number = self as u8;
+        let half = 1_u64 << (number % 64);
+        if number < 64 { half as u128 } else { (half as u128) << 64 }
+    }
+
+    /// Whether it is a pseudo-header: those come first, and an encoder writes them as something else than a field.
+    #[inline]
+    pub(crate) const fn is_pseudo(self) -> bool {
+        self as u8 <= Self::Protocol as u8
     }
 }
 
@@ -241,6 +252,14 @@ mod tests {
     fn every_known_name_is_found_in_upper_case() {
         for known in Known::ALL {
             assert_eq!(Known::from_wire(&mut known.as_str().to_ascii_uppercase().into_bytes()), Some(*known));
+        }
+    }
+
+    #[test]
+    fn pseudo_headers_come_first() {
+        for known in Known::ALL {
+            assert_eq!(known.is_pseudo(), known.as_str().starts_with(':'), "{known:?}");
+            assert_eq!(known.bit(), 1 << *known as u8, "{known:?}");
         }
     }
 

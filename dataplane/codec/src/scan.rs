@@ -38,10 +38,11 @@ pub(crate) fn fields(input: &[u8], mut at: usize, count_max: usize, headers: &mu
             None => return Err(Stop::Partial),
             Some(_) => return Err(Malformed::FieldName.into()),
         }
-        let mut start = colon + 1;
-        while is_blank(input.get(start)) {
-            start += 1;
-        }
+        // Nearly always one space follows the colon.
+        let start = match input.get(colon + 1..) {
+            Some([b' ', b'!'..=b'~', ..]) => colon + 2,
+            _ => value_start(input, colon + 1),
+        };
         let end = line_end(input, start, Malformed::FieldValue)?;
         let mut value_end = end;
         while value_end > start && is_blank(input.get(value_end - 1)) {
@@ -55,6 +56,14 @@ pub(crate) fn fields(input: &[u8], mut at: usize, count_max: usize, headers: &mu
         headers.push_scanned(at..colon, start..value_end, as_written);
         at = end + 2;
     }
+}
+
+/// Where the value starts whose field's colon is before `at`.
+fn value_start(input: &[u8], mut at: usize) -> usize {
+    while is_blank(input.get(at)) {
+        at += 1;
+    }
+    at
 }
 
 /// Where the text that starts at `start` ends, which is before CR LF; it has no control byte but tab.

@@ -15,16 +15,24 @@ pub fn generate(random: &mut Random) -> RequestId {
     for (start, bytes) in [(0, 0..4), (9, 4..6), (14, 6..8), (19, 8..10), (24, 10..16)] {
         let pairs = text.get_mut(start..).unwrap_or_default().chunks_exact_mut(2);
         for (pair, byte) in pairs.zip(bits.to_be_bytes().get(bytes).unwrap_or_default()) {
-            pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+            pair.copy_from_slice(HEX_PAIRS.get(usize::from(*byte)).unwrap_or(b"00"));
         }
     }
     text
 }
 
-/// Without a branch: what is above 9 lands on a letter.
-fn hex_digit(nibble: u8) -> u8 {
-    nibble + b'0' + (nibble > 9) as u8 * (b'a' - b'0' - 10)
-}
+/// The two digits of each byte.
+#[allow(clippy::indexing_slicing, reason = "runs when the crate is compiled")]
+static HEX_PAIRS: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 0xf]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// The id without a reason to trace, or `None` where it has none to remove. Other texts than UUIDs carry no reason.
 pub fn untraced(id: &[u8]) -> Option<RequestId> {

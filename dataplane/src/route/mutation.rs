@@ -79,7 +79,14 @@ impl Mutations {
     }
 
     /// Makes the changes to `headers`.
+    #[inline]
     pub fn apply(&self, side: Side<'_>, info: &StreamInfo, headers: &mut HeaderMap, scratch: &mut Scratch) {
+        if !self.is_empty() {
+            self.apply_all(side, info, headers, scratch);
+        }
+    }
+
+    fn apply_all(&self, side: Side<'_>, info: &StreamInfo, headers: &mut HeaderMap, scratch: &mut Scratch) {
         for name in &self.remove {
             headers.remove(name);
         }
