@@ -22,6 +22,8 @@ pub mod upstream;
 
 pub mod wire;
 
+pub mod transport;
+
 pub mod config;
 pub mod slab;
 pub mod telemetry;

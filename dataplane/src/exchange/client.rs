@@ -5,14 +5,15 @@ use std::task::{Context, Poll};
 use torus_codec::{
     BodyLength, HeaderMap, Limits, Malformed, NameCase, RequestHead, RequestOptions, Unencodable, parse_request_from,
 };
-use torus_ring::{Ring, Socket};
+use torus_ring::Ring;
 
+use crate::transport::Transport;
 use crate::wire::{BodyError, BodyEvent, BodyReader, BodyWriter, HeadError, HeadReader};
 
 /// A client's HTTP/1.1 connection.
 pub struct Client {
     /// The connection itself.
-    pub socket: Socket,
+    pub socket: Transport,
     head: HeadReader,
     body: BodyReader,
     writer: BodyWriter,
@@ -28,7 +29,7 @@ pub enum WhileWaiting {
 
 impl Client {
     /// A connection on which nothing was received yet.
-    pub fn new(socket: Socket) -> Self {
+    pub fn new(socket: Transport) -> Self {
         Self {
             socket,
             head: HeadReader::default(),

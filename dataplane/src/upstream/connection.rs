@@ -3,16 +3,17 @@
 use std::task::{Context, Poll};
 
 use torus_codec::{ChunkedDecoder, HeaderMap, Limits, RequestMethod, ResponseHead, parse_response_from};
-use torus_ring::{Nanos, Socket};
+use torus_ring::Nanos;
 
 use crate::cluster::{ClusterIndex, HostIndex, Priority};
 use crate::config::address::Address;
+use crate::transport::Transport;
 use crate::wire::{BodyError, BodyEvent, BodyReader, HeadError, HeadReader};
 
 /// A connection to an endpoint, and where it belongs.
 pub struct Upstream {
     /// The connection itself.
-    pub socket: Socket,
+    pub socket: Transport,
     /// Our end of it.
     pub local: Option<Address>,
     /// Counted from 1 on this core.
@@ -55,7 +56,7 @@ pub(super) struct Counted {
 }
 
 impl Upstream {
-    pub(super) fn new(socket: Socket, id: u64, place: Place, now: Nanos) -> Self {
+    pub(super) fn new(socket: Transport, id: u64, place: Place, now: Nanos) -> Self {
         let local = socket.local_addr().ok().map(|local| Address::from(&local));
         Self {
             socket,

@@ -378,7 +378,7 @@ impl Pools {
                 pool.cluster.stats.record(self.core, ClusterStat::UpstreamCxConnectMs, connect_ms);
                 let place =
                     Place { cluster: chosen.cluster, host: chosen.host, epoch: chosen.epoch, priority, counted };
-                Ok(Upstream::new(socket, id, place, now))
+                Ok(Upstream::new(socket.into(), id, place, now))
             }
             Some(Err(error)) => Err(AcquireError::Connect(error)),
             None => {

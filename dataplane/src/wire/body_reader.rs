@@ -4,7 +4,9 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use torus_codec::{BodyLength, ChunkedDecoder, ChunkedEvent, HeaderMap, Malformed};
-use torus_ring::{Chunk, Socket};
+use torus_ring::Chunk;
+
+use crate::transport::Transport;
 
 /// Why a body ended before its end.
 #[derive(Debug)]
@@ -58,7 +60,7 @@ impl BodyReader {
     /// The next piece of the body. After [`BodyEvent::End`] the reader is done and stays so.
     pub fn poll_next(
         &mut self,
-        socket: &mut Socket,
+        socket: &mut Transport,
         trailers: &mut HeaderMap,
         cx: &mut Context<'_>,
     ) -> Poll<Result<BodyEvent, BodyError>> {

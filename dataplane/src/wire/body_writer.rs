@@ -1,7 +1,9 @@
 //! Writes one message body in the framing that its head announced.
 
 use torus_codec::{BodyLength, HeaderMap, LAST_CHUNK, NameCase, encode_chunk_size, encode_trailers};
-use torus_ring::{Chunk, Ring, Socket};
+use torus_ring::{Chunk, Ring};
+
+use crate::transport::Transport;
 
 /// The framing of a body being written. Source: RFC 9112 §6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +28,7 @@ impl BodyWriter {
     }
 
     /// Queues body bytes; the received buffer itself goes out. How many bytes went onto the wire.
-    pub fn write(self, ring: &Ring, socket: &mut Socket, data: Chunk) -> usize {
+    pub fn write(self, ring: &Ring, socket: &mut Transport, data: Chunk) -> usize {
         let data_bytes = data.len();
         match self {
             Self::Empty => 0,
@@ -47,7 +49,7 @@ impl BodyWriter {
     }
 
     /// Queues a copy of `data`. How many bytes went onto the wire.
-    pub fn write_slice(self, ring: &Ring, socket: &mut Socket, data: &[u8]) -> usize {
+    pub fn write_slice(self, ring: &Ring, socket: &mut Transport, data: &[u8]) -> usize {
         let mut copy = ring.buffer();
         match self {
             Self::Empty => return 0,
@@ -64,7 +66,7 @@ impl BodyWriter {
     }
 
     /// Queues the end of the body. How many bytes went onto the wire.
-    pub fn finish(self, ring: &Ring, socket: &mut Socket, trailers: &HeaderMap, case: NameCase) -> usize {
+    pub fn finish(self, ring: &Ring, socket: &mut Transport, trailers: &HeaderMap, case: NameCase) -> usize {
         match self {
             Self::Empty | Self::Plain => 0,
             Self::Chunked if trailers.is_empty() => {

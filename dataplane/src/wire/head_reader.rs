@@ -4,7 +4,8 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use torus_codec::Malformed;
-use torus_ring::Socket;
+
+use crate::transport::Transport;
 
 /// Why no head came.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl HeadReader {
     /// it is unfinished.
     pub fn poll_head(
         &mut self,
-        socket: &mut Socket,
+        socket: &mut Transport,
         cx: &mut Context<'_>,
         mut parse: impl FnMut(&[u8], usize) -> Result<Option<usize>, Malformed>,
     ) -> Poll<Result<usize, HeadError>> {

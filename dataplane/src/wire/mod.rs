@@ -1,4 +1,4 @@
-//! HTTP/1.1 messages over a ring socket: where `torus-codec` (bytes) meets `torus-ring` (I/O). Both sides of the proxy use it.
+//! HTTP/1.1 messages over a connection's transport: where `torus-codec` (bytes) meets `torus-ring` (I/O). Both sides of the proxy use it.
 
 pub mod body_reader;
 pub mod body_writer;

@@ -179,7 +179,7 @@ pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket
     manager.stats.increment(core.core, HttpStat::DownstreamCxHttp1Active);
     let info = ConnectionInfo { id: core.next_connection_id(), direct_remote, local, secure: false };
     Some(Connection {
-        client: Client::new(socket),
+        client: Client::new(socket.into()),
         info,
         listener: index,
         opened_at: core.ring.now(),

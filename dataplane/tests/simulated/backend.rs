@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use torus_codec::{ChunkedDecoder, HeaderMap, RequestHead, RequestOptions, parse_request_from};
+use torus_proxy::transport::Transport;
 use torus_proxy::wire::{BodyEvent, BodyReader, HeadReader};
 use torus_proxy::worker::random::Random;
-use torus_ring::{Listener, Ring, Socket};
+use torus_ring::{Listener, Ring};
 
 use super::Shared;
 use super::client::header;
@@ -16,11 +17,11 @@ use super::client::header;
 pub(crate) async fn serve(ring: Ring, mut listener: Listener, mut random: Random, shared: Rc<Shared>) {
     while let Ok(socket) = listener.accept().await {
         let random = Random::seeded(random.next_u64());
-        ring.spawn(connection(ring.clone(), socket, random, Rc::clone(&shared)));
+        ring.spawn(connection(ring.clone(), socket.into(), random, Rc::clone(&shared)));
     }
 }
 
-async fn connection(ring: Ring, mut socket: Socket, mut random: Random, shared: Rc<Shared>) {
+async fn connection(ring: Ring, mut socket: Transport, mut random: Random, shared: Rc<Shared>) {
     let options = RequestOptions::default();
     let (mut reader, mut head) = (HeadReader::default(), RequestHead::default());
     loop {

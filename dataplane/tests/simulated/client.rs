@@ -6,9 +6,10 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use torus_codec::{ChunkedDecoder, HeaderMap, HeaderName, Limits, RequestMethod, ResponseHead, parse_response_from};
+use torus_proxy::transport::Transport;
 use torus_proxy::wire::{BodyEvent, BodyReader, HeadReader};
 use torus_proxy::worker::random::Random;
-use torus_ring::{ConnectOptions, Ring, Socket};
+use torus_ring::{ConnectOptions, Ring};
 
 use super::{Shared, address};
 
@@ -63,7 +64,7 @@ enum Ended {
 }
 
 async fn send_all(ring: &Ring, number: u32, request_count: u32, mut random: Random, shared: &Shared) {
-    let mut socket: Option<Socket> = None;
+    let mut socket: Option<Transport> = None;
     for request in 0..request_count {
         let id = u64::from(number) << 32 | u64::from(request);
         let mut connection = match socket.take() {
@@ -71,7 +72,7 @@ async fn send_all(ring: &Ring, number: u32, request_count: u32, mut random: Rand
             None => loop {
                 // The simulated network refuses now and then; a client tries again.
                 match ring.connect(&address("10.0.0.1:80"), &ConnectOptions::default()).await {
-                    Ok(connection) => break connection,
+                    Ok(connection) => break connection.into(),
                     Err(_) => ring.sleep(std::time::Duration::from_millis(1)).await,
                 }
             },
@@ -90,7 +91,7 @@ async fn send_all(ring: &Ring, number: u32, request_count: u32, mut random: Rand
 }
 
 /// One request and its reply; whether the connection can carry another.
-async fn exchange(socket: &mut Socket, id: u64, random: &mut Random) -> (Ended, bool) {
+async fn exchange(socket: &mut Transport, id: u64, random: &mut Random) -> (Ended, bool) {
     let body: Vec<u8> = (0..random.below(6_000)).map(|at| (at as u8) ^ id as u8).collect();
     let (method, framing) = match random.below(4) {
         0 => ("GET", 0),
