@@ -52,7 +52,7 @@ pub(crate) fn list(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The number that the digits say; `None` if there is another byte, no byte, or more than fits.
-pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
+pub fn decimal(text: &[u8]) -> Option<u64> {
     // No more digits than u64::MAX has: a longer row of zeros is no length that anybody means.
     if text.is_empty() || text.len() > 20 {
         return None;

@@ -298,7 +298,7 @@ const FORBIDDEN_TRAILERS: &[&str] = &[
 ];
 
 /// Whether a field may be sent as a trailer.
-pub(crate) fn may_be_trailer(name: &[u8]) -> bool {
+pub fn may_be_trailer(name: &[u8]) -> bool {
     !name.starts_with(b":") && !FORBIDDEN_TRAILERS.iter().any(|forbidden| name == forbidden.as_bytes())
 }
 

@@ -158,7 +158,7 @@ fn write_response_head(
     let Some(status @ 100..) = status else { return Err(Unencodable::StartLine) };
     out.extend_from_slice(match version {
         Version::Http10 => b"HTTP/1.0 ",
-        Version::Http11 => b"HTTP/1.1 ",
+        Version::Http11 | Version::Http2 => b"HTTP/1.1 ",
     });
     bytes::push_decimal(status, out);
     out.push(b' ');

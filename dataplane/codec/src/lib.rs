@@ -22,7 +22,8 @@ pub mod response;
 mod scan;
 mod target;
 
-pub use chunked::{ChunkedDecoder, ChunkedEvent};
+pub use bytes::decimal;
+pub use chunked::{ChunkedDecoder, ChunkedEvent, may_be_trailer};
 pub use encode::{
     ConnectionToken, EncodeOptions, LAST_CHUNK, NameCase, Unencodable, encode_chunk_size, encode_request_head,
     encode_response_head, encode_trailers, reason_phrase,
@@ -32,5 +33,6 @@ pub use hop_by_hop::remove_hop_by_hop;
 pub use known_set::KnownSet;
 pub use malformed::Malformed;
 pub use message::{BodyLength, Limits, RequestHead, RequestMethod, ResponseHead, Version};
-pub use request::{RequestOptions, Underscores, parse_request, parse_request_from};
+pub use request::{RequestOptions, Underscores, is_known_method, parse_request, parse_request_from};
 pub use response::{parse_response, parse_response_from};
+pub use target::{is_authority, is_path};

@@ -2,12 +2,13 @@
 
 use crate::HeaderMap;
 
-/// The version in a start line (RFC 9112 §2.3). Others are refused.
+/// The version that a message came in: that of its start line (RFC 9112 §2.3), or HTTP/2, which has none (RFC 9113). Others are refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     Http10,
     #[default]
     Http11,
+    Http2,
 }
 
 /// How the end of a body is found (RFC 9112 §6.3).

@@ -229,7 +229,7 @@ fn judge(
 
     head.body = body_length(&framing, line.method, options, head)?;
     head.keep_alive = match head.version {
-        Version::Http11 => !framing.close,
+        Version::Http11 | Version::Http2 => !framing.close,
         Version::Http10 => framing.keep_alive && !framing.close,
     };
     // Both lengths were there and one was dropped: nothing after this message is trusted (RFC 9112 §6.1).
@@ -342,7 +342,7 @@ fn refine_line(text: &[u8], options: &RequestOptions) -> Malformed {
 }
 
 /// Whether Envoy serves this method without `allow_custom_methods`.
-fn is_known_method(method: &[u8]) -> bool {
+pub fn is_known_method(method: &[u8]) -> bool {
     matches!(
         method,
         b"GET"

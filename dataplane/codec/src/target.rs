@@ -36,6 +36,11 @@ pub(crate) fn parse(method: &[u8], target: &[u8], allow_absolute: bool) -> Resul
     }
 }
 
+/// Whether this may stand as a `:path`: `/` and what follows, or `*` for OPTIONS, without a byte that no URI has (RFC 9113 §8.3.1).
+pub fn is_path(method: &[u8], path: &[u8]) -> bool {
+    bytes::is_target_text(path) && (path.starts_with(b"/") || path == b"*" && method == b"OPTIONS")
+}
+
 fn absolute(target: &[u8]) -> Result<Target, Malformed> {
     let colon = memchr::memmem::find(target, b"://").ok_or(Malformed::TargetForm)?;
     let scheme = target.get(..colon).unwrap_or_default();
@@ -56,7 +61,7 @@ fn absolute(target: &[u8]) -> Result<Target, Malformed> {
 }
 
 /// Whether this is a host with an optional port and nothing else: no user information (RFC 9110 §4.2.4), no list, not empty.
-pub(crate) fn is_authority(text: &[u8]) -> bool {
+pub fn is_authority(text: &[u8]) -> bool {
     if text.is_empty() || !bytes::is_authority_text(text) {
         return false;
     }

@@ -9,8 +9,9 @@ use torus_ring::Nanos;
 
 use super::ConnectionInfo;
 use crate::config::snapshot::NetworkFilter;
-use crate::downstream::HttpConnectionManager;
+use crate::downstream::{CodecType, HttpConnectionManager};
 use crate::exchange::client::Client;
+use crate::exchange::client_stream::ClientStream;
 use crate::exchange::core_state::CoreState;
 use crate::exchange::deadline::Deadline;
 use crate::exchange::local_reply::{Refusal, is_codec_error};
@@ -31,6 +32,8 @@ pub struct Connection {
     pub opened_at: Nanos,
     /// Requests served.
     pub request_count: u32,
+    /// It is counted as one of HTTP/1.1; until its first bytes came nobody knows.
+    pub is_http1: bool,
 }
 
 /// Why a runner stopped serving a connection.
@@ -44,6 +47,8 @@ pub enum Rest {
     Abort,
     /// The client closed it.
     Gone,
+    /// It speaks HTTP/2.
+    Http2,
 }
 
 /// What came of waiting for a head.
@@ -52,6 +57,7 @@ enum Head {
     Idle,
     Late,
     Failed(HeadError),
+    Http2,
 }
 
 impl Connection {
@@ -61,15 +67,26 @@ impl Connection {
             let snapshot = core.snapshot();
             let Some(listener) = snapshot.listeners.get(self.listener as usize) else { return Rest::Close };
             let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+            if manager.codec == CodecType::Http2 {
+                return Rest::Http2;
+            }
             let head = self.read_head(core, exchange, manager).await;
+            if !self.is_http1 && !matches!(head, Head::Idle | Head::Http2) {
+                self.is_http1 = true;
+                manager.stats.increment(core.core, HttpStat::DownstreamCxHttp1Total);
+                manager.stats.increment(core.core, HttpStat::DownstreamCxHttp1Active);
+            }
             let last_request = matches!(head, Head::Ready(_)) && self.is_last_request(core, manager);
             let scope = Scope { core, snapshot: &snapshot, listener, manager, connection: &self.info, last_request };
             let after = match head {
                 Head::Idle => return Rest::Idle,
-                Head::Ready(head_bytes) => exchange.run(&scope, &mut self.client, head_bytes).await,
+                Head::Http2 => return Rest::Http2,
+                Head::Ready(head_bytes) => {
+                    exchange.run(&scope, &mut ClientStream::Http1(&mut self.client), head_bytes).await
+                }
                 Head::Late => {
                     manager.stats.increment(core.core, HttpStat::DownstreamRqHeaderTimeout);
-                    exchange.run_refused(&scope, &mut self.client, &Refusal::HEAD_TIMEOUT)
+                    exchange.run_refused(&scope, &mut ClientStream::Http1(&mut self.client), &Refusal::HEAD_TIMEOUT)
                 }
                 Head::Failed(HeadError::Malformed(malformed)) => {
                     if is_codec_error(malformed) {
@@ -77,7 +94,11 @@ impl Connection {
                     } else if malformed == Malformed::TargetFragment {
                         manager.stats.increment(core.core, HttpStat::DownstreamRqFailedPathNormalization);
                     }
-                    exchange.run_refused(&scope, &mut self.client, &Refusal::malformed(&malformed))
+                    exchange.run_refused(
+                        &scope,
+                        &mut ClientStream::Http1(&mut self.client),
+                        &Refusal::malformed(&malformed),
+                    )
                 }
                 Head::Failed(HeadError::Closed { .. } | HeadError::Io(_)) => return Rest::Gone,
             };
@@ -111,7 +132,11 @@ impl Connection {
         let mut is_timed = false;
         poll_fn(|cx| {
             if let Poll::Ready(read) = client.poll_head(&manager.request_options, &mut exchange.request, cx) {
-                return Poll::Ready(read.map_or_else(Head::Failed, Head::Ready));
+                return Poll::Ready(match read {
+                    Ok(head_bytes) => Head::Ready(head_bytes),
+                    Err(_) if client.speaks_http2() => Head::Http2,
+                    Err(error) => Head::Failed(error),
+                });
             }
             if !client.head_is_partial() {
                 return Poll::Ready(Head::Idle);

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod edge;
+pub mod http2;
 pub mod request_id;
 
 use std::net::IpAddr;
@@ -15,7 +16,8 @@ use crate::config::address::Address;
 use crate::route::RouteTable;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::{Core, Stats};
-use crate::telemetry::names::{Http1Stat, HttpStat, ListenerHttpStat, ResponseClass};
+use crate::telemetry::names::{Http1Stat, Http2Stat, HttpStat, ListenerHttpStat, ResponseClass};
+use crate::wire::http2::Http2Options;
 
 /// The HTTP connection manager, parsed.
 /// Source: envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.
@@ -28,6 +30,10 @@ pub struct HttpConnectionManager {
     pub listener_stats: Arc<Stats<ListenerHttpStat>>,
     /// The codec's counters, shared by all.
     pub http1_stats: Arc<Stats<Http1Stat>>,
+    /// The same for HTTP/2.
+    pub http2_stats: Arc<Stats<Http2Stat>>,
+    /// Which version of HTTP a connection speaks.
+    pub codec: CodecType,
     /// Where requests go.
     pub routes: Arc<RouteTable>,
     /// Timers of a connection and a request.
@@ -42,6 +48,8 @@ pub struct HttpConnectionManager {
     pub requests_per_connection_max: Option<u32>,
     /// HTTP/1.1 details.
     pub http1: Http1Options,
+    /// HTTP/2 details.
+    pub http2: Http2Options,
     /// `server` field and how it is set on replies.
     pub server_name: Box<str>,
     /// What happens to a reply's `server` field.
@@ -64,6 +72,16 @@ pub struct HttpConnectionManager {
     pub proxy_100_continue: bool,
     /// Name for `http.<prefix>` tracing and logs; where `true`, a bad message ends the stream and not the connection.
     pub stream_error_on_invalid_message: bool,
+}
+
+/// Which version of HTTP a client's connection speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CodecType {
+    /// HTTP/2 where the connection begins with its preface (RFC 9113 §3.3), HTTP/1.1 otherwise.
+    #[default]
+    Auto,
+    Http1,
+    Http2,
 }
 
 impl HttpConnectionManager {

@@ -5,11 +5,10 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
-use torus_codec::{
-    BodyLength, ConnectionToken, EncodeOptions, Limits, encode_request_head, encode_response_head, remove_hop_by_hop,
-};
+use torus_codec::{ConnectionToken, EncodeOptions, Limits, encode_request_head, remove_hop_by_hop};
 
-use super::client::{Client, WhileWaiting};
+use super::client::WhileWaiting;
+use super::client_stream::ClientStream;
 use super::deadline::Deadline;
 use super::forward::{Forwarding, system_error_text};
 use super::retry::AttemptFailure;
@@ -96,7 +95,7 @@ impl Exchange {
     pub(super) async fn attempt(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
         chosen: &Chosen,
     ) -> Outcome {
@@ -172,7 +171,7 @@ impl Exchange {
     async fn lease(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
         chosen: &Chosen,
     ) -> Result<Lease, Outcome> {
@@ -213,7 +212,7 @@ impl Exchange {
     async fn await_head(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
         lease: &mut Lease,
     ) -> HeadOutcome {
@@ -271,7 +270,7 @@ impl Exchange {
     fn relay_informational(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
     ) -> Option<Outcome> {
         let status = self.response.status;
@@ -282,14 +281,10 @@ impl Exchange {
             return Some(Outcome::Failed(Failure::new(AttemptFailure::ProtocolError)));
         }
         let wanted = status != 100 || scope.manager.proxy_100_continue;
-        if wanted && self.request.version == torus_codec::Version::Http11 {
+        if wanted && self.request.version != torus_codec::Version::Http10 {
             remove_hop_by_hop(&mut self.response.headers, false);
             let (options, version) = (self.encode_options(scope), self.request.version);
-            let headers = &self.response.headers;
-            let sent = client.send_head(&scope.core.ring, |out| {
-                encode_response_head(version, headers, BodyLength::Empty, ConnectionToken::None, &options, out)
-            });
-            let head_bytes = sent.map_or(0, |(head_bytes, _)| head_bytes);
+            let head_bytes = client.send_informational(&scope.core.ring, version, &self.response.headers, &options);
             self.info.downstream_wire_bytes_sent += head_bytes as u64;
         }
         None

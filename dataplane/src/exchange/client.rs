@@ -8,7 +8,7 @@ use torus_codec::{
 use torus_ring::Ring;
 
 use crate::transport::Transport;
-use crate::wire::{BodyError, BodyEvent, BodyReader, BodyWriter, HeadError, HeadReader};
+use crate::wire::{BodyData, BodyError, BodyEvent, BodyReader, BodyWriter, HeadError, HeadReader};
 
 /// A client's HTTP/1.1 connection.
 pub struct Client {
@@ -19,7 +19,21 @@ pub struct Client {
     writer: BodyWriter,
     /// The next request has begun to arrive: its bytes stay in the socket, and nothing is received until it is served.
     pipelined: bool,
+    preface: Preface,
 }
+
+/// Whether the connection may turn out to speak HTTP/2.
+enum Preface {
+    /// Its first bytes say.
+    Awaited,
+    /// It does; these bytes were received.
+    Received(Vec<u8>),
+    /// It does not.
+    None,
+}
+
+/// With what a client's HTTP/2 connection begins (RFC 9113 §3.4), as far as nothing else begins so.
+const PREFACE: &[u8] = b"PRI * HTTP/2";
 
 /// What a client that should be waiting for its reply did.
 pub enum WhileWaiting {
@@ -28,15 +42,29 @@ pub enum WhileWaiting {
 }
 
 impl Client {
-    /// A connection on which nothing was received yet.
-    pub fn new(socket: Transport) -> Self {
+    /// A connection on which nothing was received yet; `may_be_http2`: its first bytes say what it speaks.
+    pub fn new(socket: Transport, may_be_http2: bool) -> Self {
         Self {
             socket,
             head: HeadReader::default(),
             body: BodyReader::Done,
             writer: BodyWriter::Empty,
             pipelined: false,
+            preface: if may_be_http2 { Preface::Awaited } else { Preface::None },
         }
+    }
+
+    /// Whether the client was found to speak HTTP/2; the head that [`Self::poll_head`] refused then was its preface.
+    pub fn speaks_http2(&self) -> bool {
+        matches!(self.preface, Preface::Received(_))
+    }
+
+    /// The socket, with everything that was received of HTTP/2 still to be read.
+    pub fn into_http2(mut self, ring: &Ring) -> Transport {
+        if let Preface::Received(bytes) = &self.preface {
+            self.socket.unread(ring.chunk(bytes));
+        }
+        self.socket
     }
 
     /// Whether a request has begun to arrive.
@@ -52,7 +80,18 @@ impl Client {
         cx: &mut Context<'_>,
     ) -> Poll<Result<usize, HeadError>> {
         self.pipelined = false;
+        let preface = &mut self.preface;
         self.head.poll_head(&mut self.socket, cx, |bytes, seen_bytes| {
+            if let Preface::Awaited = preface {
+                if bytes.starts_with(PREFACE) {
+                    *preface = Preface::Received(bytes.to_vec());
+                    return Err(Malformed::StartLine);
+                }
+                if PREFACE.starts_with(bytes) {
+                    return Ok(None);
+                }
+                *preface = Preface::None;
+            }
             parse_request_from(bytes, seen_bytes, options, request)
         })
     }
@@ -110,7 +149,7 @@ impl Client {
     }
 
     /// Sends a piece of the reply's body. Bytes put onto the wire.
-    pub fn send_body(&mut self, ring: &Ring, data: torus_ring::Chunk) -> usize {
+    pub fn send_body(&mut self, ring: &Ring, data: BodyData) -> usize {
         self.writer.write(ring, &mut self.socket, data)
     }
 
@@ -130,6 +169,6 @@ impl Client {
 pub fn malformed_of(error: &BodyError) -> Option<&Malformed> {
     match error {
         BodyError::Malformed(malformed) => Some(malformed),
-        BodyError::Truncated | BodyError::Io(_) => None,
+        BodyError::Truncated | BodyError::Io(_) | BodyError::Stream(_) => None,
     }
 }

@@ -8,7 +8,8 @@ use std::task::Poll;
 use torus_codec::Known;
 
 use super::attempt::{Failure, Outcome};
-use super::client::{Client, WhileWaiting};
+use super::client::WhileWaiting;
+use super::client_stream::ClientStream;
 use super::deadline::Deadline;
 use super::local_reply::{Decimal, Refusal};
 use super::retry::{AttemptFailure, Verdict};
@@ -38,7 +39,7 @@ impl Exchange {
     pub(super) async fn forward(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         matched: &Match<'_>,
         forward: &Forward,
     ) -> Result<After, Refusal<'static>> {
@@ -97,7 +98,7 @@ impl Exchange {
     async fn run_attempts(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
     ) -> Result<After, Refusal<'static>> {
         let Forwarding { matched, forward, weighted, index, cluster, .. } = *forwarding;
@@ -173,7 +174,7 @@ impl Exchange {
     fn give_up(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
         outcome: Outcome,
     ) -> Result<After, Refusal<'static>> {
@@ -186,7 +187,7 @@ impl Exchange {
         match outcome {
             Outcome::Failed(failure) => Ok(self.refuse_failed(scope, client, forwarding, &failure)),
             Outcome::ClientGone => {
-                self.note_client_gone(scope);
+                self.note_client_gone(scope, client);
                 Ok(After::Gone)
             }
             Outcome::ClientFailed(error) => match super::client::malformed_of(&error) {
@@ -195,7 +196,7 @@ impl Exchange {
                     Ok(self.refuse(scope, client, matched, &refusal))
                 }
                 None => {
-                    self.note_client_gone(scope);
+                    self.note_client_gone(scope, client);
                     Ok(After::Gone)
                 }
             },
@@ -259,7 +260,7 @@ impl Exchange {
     fn refuse_failed(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
         failure: &Failure,
     ) -> After {
@@ -304,9 +305,12 @@ impl Exchange {
         }
     }
 
-    pub(super) fn note_client_gone(&mut self, scope: &Scope<'_>) {
+    pub(super) fn note_client_gone(&mut self, scope: &Scope<'_>, client: &ClientStream<'_>) {
         let (core, stats) = (scope.core.core, &scope.manager.stats);
         stats.increment(core, HttpStat::DownstreamRqRxReset);
+        if client.was_reset() {
+            return self.note(Some(ResponseFlag::DownstreamRemoteReset), "http2.remote_reset");
+        }
         stats.increment(core, HttpStat::DownstreamCxDestroyActiveRq);
         stats.increment(core, HttpStat::DownstreamCxDestroyRemoteActiveRq);
         self.note(Some(ResponseFlag::DownstreamConnectionTermination), "downstream_remote_disconnect");
@@ -329,7 +333,7 @@ impl Exchange {
         scope: &Scope<'_>,
         forward: &Forward,
         timeouts: &EffectiveTimeouts,
-        client: &Client,
+        client: &ClientStream<'_>,
     ) {
         let now = scope.core.ring.now();
         if let Some(idle_timeout) = forward.idle_timeout {
@@ -360,7 +364,7 @@ impl Exchange {
     async fn wait_before_retry(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
     ) -> Result<(), Outcome> {
         let core = scope.core;

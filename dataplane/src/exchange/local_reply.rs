@@ -1,8 +1,8 @@
 //! The proxy's own replies: refusals, failures, redirects and direct responses. Status, body, flag and details are Envoy's.
 
-use torus_codec::{BodyLength, Known, Malformed, RequestMethod};
+use torus_codec::{BodyLength, HeaderMap, Known, Malformed, RequestMethod};
 
-use super::client::Client;
+use super::client_stream::ClientStream;
 use super::{After, Exchange, Scope};
 use crate::downstream::edge::{self, EdgeRefusal};
 use crate::route::local_reply::LocalReply;
@@ -94,7 +94,7 @@ impl Exchange {
     pub(super) fn refuse(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         matched: Option<(&Match<'_>, Weighted<'_>)>,
         refusal: &Refusal<'_>,
     ) -> After {
@@ -108,7 +108,7 @@ impl Exchange {
     pub(super) fn refuse_at_edge(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         refusal: EdgeRefusal,
     ) -> Result<After, Refusal<'static>> {
         let stat = match refusal {
@@ -132,7 +132,7 @@ impl Exchange {
     pub(super) fn send_local_reply(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         matched: Option<(&Match<'_>, Weighted<'_>)>,
         refusal: &Refusal<'_>,
     ) -> After {
@@ -157,7 +157,7 @@ impl Exchange {
     pub(super) fn send_redirect(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         matched: Option<&Match<'_>>,
         status: u16,
     ) -> After {
@@ -177,7 +177,7 @@ impl Exchange {
     pub(super) fn send_direct_response(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         matched: &Match<'_>,
     ) -> After {
         self.note(None, "direct_response");
@@ -205,7 +205,7 @@ impl Exchange {
     fn send_mapped_reply(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         status: u16,
         close: bool,
         grpc_status: Option<&str>,
@@ -224,18 +224,17 @@ impl Exchange {
     }
 
     /// Answers where a header change made a reply that is no HTTP.
-    pub(super) fn send_bare_error(&mut self, scope: &Scope<'_>, client: &mut Client) -> After {
-        const REPLY: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-        client.socket.write(REPLY);
+    pub(super) fn send_bare_error(&mut self, scope: &Scope<'_>, client: &mut ClientStream<'_>) -> After {
+        let wire_bytes = client.send_bare_error();
         self.note(None, "reply_not_encodable");
         self.info.response_code = 500;
-        self.info.downstream_wire_bytes_sent += REPLY.len() as u64;
+        self.info.downstream_wire_bytes_sent += wire_bytes as u64;
         self.info.downstream_last_sent = Some(self.elapsed(scope.core));
         After::Close
     }
 
     /// Sends `self.response.headers` with `self.body`, which is complete.
-    fn send_own_reply(&mut self, scope: &Scope<'_>, client: &mut Client, status: u16, close: bool) -> After {
+    fn send_own_reply(&mut self, scope: &Scope<'_>, client: &mut ClientStream<'_>, status: u16, close: bool) -> After {
         let response = &mut self.response.headers;
         let body_bytes = self.body.len() as u64;
         if body_bytes > 0 && status != 204 {
@@ -249,20 +248,19 @@ impl Exchange {
         edge::prepare_response(scope.manager, &self.request.headers, &date, response, &mut self.edge_scratch);
         // What follows a refused CONNECT may be meant for the tunnel.
         let close = close || self.method() == RequestMethod::Connect;
-        let close = close || scope.closes_after_reply() || !self.request.keep_alive || !self.upload.is_received();
+        let close = close || self.closes_after_reply(scope) || !self.request.keep_alive || !self.upload.is_received();
         self.count_early(scope);
         let (version, options, token) =
             (self.request.version, self.encode_options(scope), self.connection_token(close));
         let (response, body) = (&self.response.headers, &self.body);
         let length = if body.is_empty() { BodyLength::Empty } else { BodyLength::Length(body_bytes) };
-        let sent = client.send_head(&scope.core.ring, |out| {
-            torus_codec::encode_response_head(version, response, length, token, &options, out)
-        });
+        let sent = client.send_head(&scope.core.ring, version, response, length, token, &options);
         let Ok((head_bytes, length)) = sent else { return self.send_bare_error(scope, client) };
         self.info.header_bytes_sent = response.byte_count() as u64;
         let mut wire_bytes = head_bytes;
         if length != BodyLength::Empty {
             wire_bytes += client.send_slice(&scope.core.ring, body);
+            client.finish_body(&scope.core.ring, &HeaderMap::default(), options.case);
             self.info.body_bytes_sent = body_bytes;
         }
         self.info.downstream_wire_bytes_sent += wire_bytes as u64;

@@ -10,6 +10,7 @@
 
 pub mod attempt;
 pub mod client;
+pub mod client_stream;
 pub mod core_state;
 pub mod deadline;
 pub mod finish;
@@ -27,7 +28,7 @@ use torus_codec::{
 };
 use torus_ring::Nanos;
 
-use self::client::Client;
+use self::client_stream::ClientStream;
 use self::core_state::CoreState;
 use self::deadline::{Deadline, Deadlines};
 use self::local_reply::Refusal;
@@ -138,10 +139,14 @@ impl Exchange {
     }
 
     /// Runs the request whose head is in [`Self::request`].
-    pub async fn run(&mut self, scope: &Scope<'_>, client: &mut Client, head_bytes: usize) -> After {
+    pub async fn run(&mut self, scope: &Scope<'_>, client: &mut ClientStream<'_>, head_bytes: usize) -> After {
         self.begin(scope, head_bytes);
         client.start_body(&self.request, &scope.manager.request_options.limits);
-        self.upload.start(&self.request, client.request_is_complete(), scope.manager.http1.enable_trailers);
+        self.upload.start(
+            &self.request,
+            client.request_is_complete(),
+            client.takes_trailers(scope.manager.http1.enable_trailers),
+        );
         if client.request_is_complete() {
             self.info.request_complete = Some(Duration::ZERO);
         }
@@ -156,11 +161,13 @@ impl Exchange {
     }
 
     /// Answers a head that may not be forwarded, and counts and logs it.
-    pub fn run_refused(&mut self, scope: &Scope<'_>, client: &mut Client, refusal: &Refusal<'_>) -> After {
+    pub fn run_refused(&mut self, scope: &Scope<'_>, client: &mut ClientStream<'_>, refusal: &Refusal<'_>) -> After {
         if refusal.flag == Some(ResponseFlag::DownstreamProtocolError) || refusal.status == 408 {
             // What was read of the head so far means nothing.
             self.request.headers.clear();
-            self.request.version = Version::Http11;
+            if self.request.version != Version::Http2 {
+                self.request.version = Version::Http11;
+            }
         } else if self.request.headers.get_known(Known::Authority).is_some_and(<[u8]>::is_empty) {
             self.request.headers.remove_known(Known::Authority);
         }
@@ -186,6 +193,7 @@ impl Exchange {
         info.protocol = Some(match self.request.version {
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
+            Version::Http2 => "HTTP/2",
         });
         info.header_bytes_received = self.request.headers.byte_count() as u64;
         info.downstream_wire_bytes_received = head_bytes as u64;
@@ -196,11 +204,17 @@ impl Exchange {
         info.filter_chain_name.push_str(&scope.listener.default_chain.name);
         let stats = &scope.manager.stats;
         stats.increment(core.core, HttpStat::DownstreamRqTotal);
-        stats.increment(core.core, HttpStat::DownstreamRqHttp1Total);
+        stats.increment(
+            core.core,
+            match self.request.version {
+                Version::Http10 | Version::Http11 => HttpStat::DownstreamRqHttp1Total,
+                Version::Http2 => HttpStat::DownstreamRqHttp2Total,
+            },
+        );
         stats.increment(core.core, HttpStat::DownstreamRqActive);
     }
 
-    fn start_deadlines(&mut self, scope: &Scope<'_>, client: &Client) {
+    fn start_deadlines(&mut self, scope: &Scope<'_>, client: &ClientStream<'_>) {
         let now = self.started_at;
         let timeouts = &scope.manager.timeouts;
         self.deadlines.clear_all();
@@ -213,12 +227,12 @@ impl Exchange {
     }
 
     /// Everything between the head and the end of the reply.
-    async fn answer(&mut self, scope: &Scope<'_>, client: &mut Client) -> Result<After, Refusal<'static>> {
+    async fn answer(&mut self, scope: &Scope<'_>, client: &mut ClientStream<'_>) -> Result<After, Refusal<'static>> {
         let core = scope.core;
         if self.request.expect_continue && !scope.manager.proxy_100_continue {
             // The client is told to go on at once; the field means nothing to the upstream (RFC 9110 §10.1.1).
             if !client.request_is_complete() {
-                client.socket.write(&b"HTTP/1.1 100 Continue\r\n\r\n"[..]);
+                client.send_continue();
             }
             self.request.headers.remove_known(Known::Expect);
         }
@@ -299,6 +313,11 @@ impl Exchange {
         }
     }
 
+    /// Whether the client's connection closes after this reply. An HTTP/2 connection has no last reply: it ends by GOAWAY.
+    fn closes_after_reply(&self, scope: &Scope<'_>) -> bool {
+        self.request.version != Version::Http2 && scope.closes_after_reply()
+    }
+
     /// What the request's method says about the framing of its reply.
     fn method(&self) -> RequestMethod {
         RequestMethod::of(self.request.headers.get_known(Known::Method).unwrap_or_default())
@@ -313,7 +332,7 @@ impl Exchange {
         match (close, self.request.version) {
             (true, _) => ConnectionToken::Close,
             (false, Version::Http10) => ConnectionToken::KeepAlive,
-            (false, Version::Http11) => ConnectionToken::None,
+            (false, Version::Http11 | Version::Http2) => ConnectionToken::None,
         }
     }
 

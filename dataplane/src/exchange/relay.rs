@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use torus_codec::{BodyLength, Known, Unencodable, Version};
 
-use super::client::Client;
+use super::client_stream::ClientStream;
 use super::deadline::Deadline;
 use super::forward::Forwarding;
 use super::local_reply::Decimal;
-use super::upload::{QUEUED_BYTES_MAX, UploadError};
+use super::upload::UploadError;
 use super::{After, Exchange, Scope};
 use crate::downstream::edge;
 use crate::telemetry::counters::ResponseOrigin;
@@ -32,7 +32,7 @@ impl Exchange {
     pub(super) async fn relay(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
         mut lease: Lease,
     ) -> After {
@@ -72,7 +72,7 @@ impl Exchange {
                 if framing.close { After::Close } else { After::KeepAlive }
             }
             Ended::ClientGone => {
-                self.note_client_gone(scope);
+                self.note_client_gone(scope, client);
                 After::Gone
             }
             Ended::UpstreamFailed(error) => {
@@ -97,7 +97,7 @@ impl Exchange {
     fn send_reply_head(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
         elapsed: Duration,
     ) -> Result<Framing, Unencodable> {
@@ -121,16 +121,14 @@ impl Exchange {
         self.info.response_code_details.push_str("via_upstream");
         forwarding.matched.finalize_response(forwarding.weighted, &self.info, request, response, scratch);
         edge::prepare_response(scope.manager, request, &core.date(), response, &mut self.edge_scratch);
-        let close = scope.closes_after_reply() || !self.request.keep_alive || !self.upload.can_finish();
+        let close = self.closes_after_reply(scope) || !self.request.keep_alive || !self.upload.can_finish();
         // An HTTP/1.0 client sees the end of an unmeasured body by the close.
         let version = self.request.version;
         let unmeasured = matches!(self.response.body, BodyLength::Chunked | BodyLength::UntilClose);
         let close = close || version == Version::Http10 && unmeasured;
         let (options, token) = (self.encode_options(scope), self.connection_token(close));
         let (response, body) = (&self.response.headers, self.response.body);
-        let (head_bytes, length) = client.send_head(&core.ring, |out| {
-            torus_codec::encode_response_head(version, response, body, token, &options, out)
-        })?;
+        let (head_bytes, length) = client.send_head(&core.ring, version, response, body, token, &options)?;
         self.info.header_bytes_sent = response.byte_count() as u64;
         self.info.downstream_wire_bytes_sent += head_bytes as u64;
         self.info.downstream_first_sent = Some(elapsed);
@@ -140,7 +138,7 @@ impl Exchange {
     async fn relay_body(
         &mut self,
         scope: &Scope<'_>,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
         lease: &mut Lease,
     ) -> Ended {
@@ -151,7 +149,7 @@ impl Exchange {
             let now = core.ring.now();
             while let Poll::Ready(deadline) = self.deadlines.poll_expired(now, cx) {
                 if deadline == Deadline::WriteProgress {
-                    let stalled = now.since(client.socket.last_write_progress());
+                    let stalled = now.since(client.last_write_progress());
                     if let Some(left) = write_timeout.and_then(|timeout| timeout.checked_sub(stalled))
                         && !left.is_zero()
                     {
@@ -172,14 +170,12 @@ impl Exchange {
                 }
             }
             loop {
-                if client.socket.queued_bytes() > QUEUED_BYTES_MAX {
-                    match client.socket.poll_drained(cx, QUEUED_BYTES_MAX) {
-                        Poll::Ready(Ok(())) => self.deadlines.clear(Deadline::WriteProgress),
-                        Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientGone),
-                        Poll::Pending => {
-                            self.deadlines.set(Deadline::WriteProgress, now, write_timeout);
-                            break;
-                        }
+                match client.poll_writable(&core.ring, cx) {
+                    Poll::Ready(Ok(())) => self.deadlines.clear(Deadline::WriteProgress),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientGone),
+                    Poll::Pending => {
+                        self.deadlines.set(Deadline::WriteProgress, now, write_timeout);
+                        break;
                     }
                 }
                 match upstream.poll_body(&mut self.response_trailers, cx) {
@@ -190,7 +186,7 @@ impl Exchange {
                         self.info.downstream_wire_bytes_sent += wire_bytes as u64;
                     }
                     Poll::Ready(Ok(BodyEvent::End)) => {
-                        if !scope.manager.http1.enable_trailers {
+                        if !client.takes_trailers(scope.manager.http1.enable_trailers) {
                             self.response_trailers.clear();
                         }
                         let wire_bytes =

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker, ready};
 use torus_codec::{BodyLength, HeaderMap, NameCase, RequestHead};
 use torus_ring::Ring;
 
-use super::client::Client;
+use super::client_stream::ClientStream;
 use crate::telemetry::stream_info::StreamInfo;
 use crate::upstream::Upstream;
 use crate::wire::{BodyError, BodyEvent, BodyWriter};
@@ -105,7 +105,7 @@ impl Upload {
     pub fn poll(
         &mut self,
         ring: &Ring,
-        client: &mut Client,
+        client: &mut ClientStream<'_>,
         upstream: &mut Upstream,
         trailers: &mut HeaderMap,
         info: &mut StreamInfo,
@@ -142,7 +142,7 @@ impl Upload {
     }
 
     /// Reads and drops what is left of a body that is already here, so that the connection can go on after a failure.
-    pub fn discard_received(&mut self, client: &mut Client, trailers: &mut HeaderMap, info: &mut StreamInfo) {
+    pub fn discard_received(&mut self, client: &mut ClientStream<'_>, trailers: &mut HeaderMap, info: &mut StreamInfo) {
         let mut context = Context::from_waker(Waker::noop());
         let mut left_bytes = QUEUED_BYTES_MAX;
         while !self.received && left_bytes > 0 {

@@ -163,6 +163,32 @@ stat_group! {
 }
 
 stat_group! {
+    /// `http2.`: the codec's own, all downstream connections together, and `cluster.<name>.http2.`
+    Http2Stat {
+        DroppedHeadersWithUnderscores = Counter "dropped_headers_with_underscores",
+        GoawaySent = Counter "goaway_sent",
+        HeaderOverflow = Counter "header_overflow",
+        HeadersCbNoStream = Counter "headers_cb_no_stream",
+        InboundEmptyFramesFlood = Counter "inbound_empty_frames_flood",
+        InboundPriorityFramesFlood = Counter "inbound_priority_frames_flood",
+        InboundResetFlood = Counter "inbound_reset_flood",
+        InboundWindowUpdateFramesFlood = Counter "inbound_window_update_frames_flood",
+        KeepaliveTimeout = Counter "keepalive_timeout",
+        MetadataEmptyFrames = Counter "metadata_empty_frames",
+        OutboundControlFlood = Counter "outbound_control_flood",
+        OutboundFlood = Counter "outbound_flood",
+        RequestsRejectedWithUnderscoresInHeaders = Counter "requests_rejected_with_underscores_in_headers",
+        RxMessagingError = Counter "rx_messaging_error",
+        RxReset = Counter "rx_reset",
+        StreamRefusedErrors = Counter "stream_refused_errors",
+        StreamsActive = Gauge "streams_active",
+        Trailers = Counter "trailers",
+        TxFlushTimeout = Counter "tx_flush_timeout",
+        TxReset = Counter "tx_reset",
+    }
+}
+
+stat_group! {
     /// `cluster.<name>.`
     ClusterStat {
         AssignmentStale = Counter "assignment_stale",

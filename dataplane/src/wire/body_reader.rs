@@ -4,8 +4,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use torus_codec::{BodyLength, ChunkedDecoder, ChunkedEvent, HeaderMap, Malformed};
-use torus_ring::Chunk;
-
+use super::BodyData;
 use crate::transport::Transport;
 
 /// Why a body ended before its end.
@@ -17,12 +16,14 @@ pub enum BodyError {
     Io(io::Error),
     /// Chunk framing or trailers are wrong.
     Malformed(Malformed),
+    /// The HTTP/2 stream was reset, or its connection ended.
+    Stream(h2::Error),
 }
 
 /// What came next.
 pub enum BodyEvent {
     /// Body bytes, never empty.
-    Data(Chunk),
+    Data(BodyData),
     /// The body is complete; trailers are in the map given to [`BodyReader::poll_next`].
     End,
 }
@@ -82,7 +83,7 @@ impl BodyReader {
             }
             match self {
                 Self::Done => return Poll::Ready(Ok(BodyEvent::End)),
-                Self::UntilClose => return Poll::Ready(Ok(BodyEvent::Data(chunk))),
+                Self::UntilClose => return Poll::Ready(Ok(BodyEvent::Data(chunk.into()))),
                 Self::Length(left_bytes) => {
                     let take_bytes = usize::try_from(*left_bytes).unwrap_or(usize::MAX).min(chunk.len());
                     *left_bytes -= take_bytes as u64;
@@ -97,7 +98,7 @@ impl BodyReader {
                     if finished {
                         *self = Self::Done;
                     }
-                    return Poll::Ready(Ok(BodyEvent::Data(data)));
+                    return Poll::Ready(Ok(BodyEvent::Data(data.into())));
                 }
                 Self::Chunked(decoder) => {
                     let (consumed_bytes, event) = match decoder.decode(&chunk, trailers) {
@@ -114,7 +115,7 @@ impl BodyReader {
                             if !chunk.is_empty() {
                                 socket.unread(chunk);
                             }
-                            return Poll::Ready(Ok(BodyEvent::Data(data)));
+                            return Poll::Ready(Ok(BodyEvent::Data(data.into())));
                         }
                         ChunkedEvent::End => {
                             chunk.advance(consumed_bytes);

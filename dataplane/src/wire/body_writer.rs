@@ -1,8 +1,9 @@
 //! Writes one message body in the framing that its head announced.
 
 use torus_codec::{BodyLength, HeaderMap, LAST_CHUNK, NameCase, encode_chunk_size, encode_trailers};
-use torus_ring::{Chunk, Ring};
+use torus_ring::Ring;
 
+use super::BodyData;
 use crate::transport::Transport;
 
 /// The framing of a body being written. Source: RFC 9112 §6.
@@ -28,12 +29,12 @@ impl BodyWriter {
     }
 
     /// Queues body bytes; the received buffer itself goes out. How many bytes went onto the wire.
-    pub fn write(self, ring: &Ring, socket: &mut Transport, data: Chunk) -> usize {
+    pub fn write(self, ring: &Ring, socket: &mut Transport, data: BodyData) -> usize {
         let data_bytes = data.len();
         match self {
             Self::Empty => 0,
             Self::Plain => {
-                socket.write(data);
+                data.write_to(ring, socket);
                 data_bytes
             }
             Self::Chunked => {
@@ -41,7 +42,7 @@ impl BodyWriter {
                 encode_chunk_size(data_bytes, &mut size);
                 let framing_bytes = size.len() + 2;
                 socket.write(size);
-                socket.write(data);
+                data.write_to(ring, socket);
                 socket.write(&b"\r\n"[..]);
                 data_bytes + framing_bytes
             }

@@ -8,12 +8,13 @@ use torus_ring::{Nanos, Socket};
 
 use crate::config::address::Address;
 use crate::config::snapshot::{Listener, NetworkFilter};
-use crate::downstream::ConnectionInfo;
 use crate::downstream::connection::{Connection, Rest};
+use crate::downstream::{CodecType, ConnectionInfo};
 use crate::exchange::client::Client;
 use crate::exchange::core_state::CoreState;
 use crate::slab::{Slab, SlabKey};
 use crate::telemetry::names::{HttpStat, ListenerStat};
+use crate::transport::Transport;
 use crate::worker::connection_limit::LimitReached;
 
 /// The connections of one core.
@@ -175,41 +176,57 @@ pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket
     stats.increment(core.core, ListenerStat::DownstreamCxActive);
     manager.stats.increment(core.core, HttpStat::DownstreamCxTotal);
     manager.stats.increment(core.core, HttpStat::DownstreamCxActive);
-    manager.stats.increment(core.core, HttpStat::DownstreamCxHttp1Total);
-    manager.stats.increment(core.core, HttpStat::DownstreamCxHttp1Active);
     let info = ConnectionInfo { id: core.next_connection_id(), direct_remote, local, secure: false };
     Some(Connection {
-        client: Client::new(socket.into()),
+        client: Client::new(socket.into(), manager.codec == CodecType::Auto),
         info,
         listener: index,
         opened_at: core.ring.now(),
         request_count: 0,
+        is_http1: false,
     })
+}
+
+/// A connection that is over.
+pub(super) struct EndedConnection {
+    pub socket: Option<Transport>,
+    pub listener: u32,
+    pub opened_at: Nanos,
+    pub is_http1: bool,
 }
 
 /// Closes a connection and counts its end.
 pub(super) fn close(core: &Rc<CoreState>, connection: Connection, rest: Rest) {
+    let Connection { client, listener, opened_at, is_http1, .. } = connection;
+    close_ended(core, EndedConnection { socket: Some(client.socket), listener, opened_at, is_http1 }, rest);
+}
+
+/// Closes what is left of a connection and counts its end.
+pub(super) fn close_ended(core: &Rc<CoreState>, ended: EndedConnection, rest: Rest) {
     let snapshot = core.snapshot();
-    if let Some(listener) = snapshot.listeners.get(connection.listener as usize) {
+    if let Some(listener) = snapshot.listeners.get(ended.listener as usize) {
         let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
         listener.stats.decrement(core.core, ListenerStat::DownstreamCxActive);
         listener.stats.increment(core.core, ListenerStat::DownstreamCxDestroy);
         manager.stats.decrement(core.core, HttpStat::DownstreamCxActive);
-        manager.stats.decrement(core.core, HttpStat::DownstreamCxHttp1Active);
+        if ended.is_http1 {
+            manager.stats.decrement(core.core, HttpStat::DownstreamCxHttp1Active);
+        }
         manager.stats.increment(core.core, HttpStat::DownstreamCxDestroy);
         let by_whom = match rest {
             Rest::Gone => HttpStat::DownstreamCxDestroyRemote,
-            Rest::Idle | Rest::Close | Rest::Abort => HttpStat::DownstreamCxDestroyLocal,
+            Rest::Idle | Rest::Close | Rest::Abort | Rest::Http2 => HttpStat::DownstreamCxDestroyLocal,
         };
         manager.stats.increment(core.core, by_whom);
-        let length_ms = core.ring.now().since(connection.opened_at).as_millis() as u64;
+        let length_ms = core.ring.now().since(ended.opened_at).as_millis() as u64;
         manager.stats.record(core.core, HttpStat::DownstreamCxLengthMs, length_ms);
         listener.stats.record(core.core, ListenerStat::DownstreamCxLengthMs, length_ms);
-        core.limits.release(connection.listener, listener.ignore_global_connection_limit);
+        core.limits.release(ended.listener, listener.ignore_global_connection_limit);
+        let Some(socket) = ended.socket else { return };
         match rest {
-            Rest::Abort => connection.client.socket.abort(),
-            Rest::Close | Rest::Idle => connection.client.socket.close_gracefully(manager.timeouts.delayed_close),
-            Rest::Gone => drop(connection),
+            Rest::Abort => socket.abort(),
+            Rest::Close | Rest::Idle | Rest::Http2 => socket.close_gracefully(manager.timeouts.delayed_close),
+            Rest::Gone => drop(socket),
         }
     }
 }

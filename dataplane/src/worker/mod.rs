@@ -12,18 +12,19 @@ mod runner;
 pub mod thread;
 pub mod watchdog;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use self::connections::Connections;
-use self::runner::Runners;
+use self::connections::{Connections, EndedConnection};
+use self::runner::{Job, Runners};
 use crate::config::publish::Subscriber;
 use crate::config::snapshot::NetworkFilter;
 use crate::downstream::connection::{Connection, Rest};
+use crate::downstream::http2::Http2Connection;
 use crate::exchange::core_state::CoreState;
 use crate::slab::SlabKey;
 use crate::upstream::pool::UPSTREAM_TOKEN_BIT;
@@ -40,8 +41,10 @@ pub struct Worker {
     pub core: Rc<CoreState>,
     connections: RefCell<Connections>,
     runners: RefCell<Runners>,
-    /// Tasks that accept, to be woken when the process's phase changes.
-    acceptors: RefCell<Vec<Waker>>,
+    /// Tasks that accept or drive an HTTP/2 connection, to be woken when the process's phase changes.
+    phase_watchers: RefCell<Vec<Waker>>,
+    /// Grows whenever they were woken.
+    phase_epoch: Cell<u64>,
 }
 
 /// A listening socket that this worker accepts on.
@@ -59,7 +62,8 @@ impl Worker {
             core,
             connections: RefCell::default(),
             runners: RefCell::default(),
-            acceptors: RefCell::default(),
+            phase_watchers: RefCell::default(),
+            phase_epoch: Cell::new(0),
         })
     }
 
@@ -92,8 +96,9 @@ impl Worker {
             if phase.is_leaving() {
                 self.close_idle();
             }
-            for acceptor in self.acceptors.borrow_mut().drain(..) {
-                acceptor.wake();
+            self.phase_epoch.set(self.phase_epoch.get() + 1);
+            for watcher in self.phase_watchers.borrow_mut().drain(..) {
+                watcher.wake();
             }
             self.report();
             if phase.is_ended() {
@@ -116,6 +121,7 @@ impl Worker {
         let direction = snapshot.listeners.get(listener.listener as usize).map(|listener| listener.direction);
         let direction = direction.unwrap_or_default();
         drop(snapshot);
+        let mut seen_epoch = None;
         loop {
             let accepted = poll_fn(|cx| {
                 let phase = core.lifecycle.phase();
@@ -124,10 +130,7 @@ impl Worker {
                 }
                 let accepted = if phase.is_warming() { Poll::Pending } else { listener.accepting.poll_accept(cx) };
                 if accepted.is_pending() {
-                    let mut acceptors = self.acceptors.borrow_mut();
-                    if !acceptors.iter().any(|waker| waker.will_wake(cx.waker())) {
-                        acceptors.push(cx.waker().clone());
-                    }
+                    self.watch_phase(&mut seen_epoch, cx);
                 }
                 accepted.map(Some)
             })
@@ -164,7 +167,7 @@ impl Worker {
             if token & UPSTREAM_TOKEN_BIT != 0 {
                 self.core.pools.on_idle_readable(token);
             } else {
-                runner::run(&self, SlabKey::from_token(token));
+                runner::run(&self, Job::Connection(SlabKey::from_token(token)));
             }
         }
     }
@@ -204,16 +207,64 @@ impl Worker {
     }
 
     /// Keeps or closes a connection that a runner is done with.
-    fn put_back(&self, key: SlabKey, connection: Connection, rest: Rest) {
+    fn put_back(self: &Rc<Self>, key: SlabKey, connection: Connection, rest: Rest) {
         let is_leaving = self.core.lifecycle.phase().is_leaving();
         if rest == Rest::Idle && !is_leaving {
             self.connections.borrow_mut().put_back(key, connection, self.core.ring.now());
+            return;
+        }
+        if rest == Rest::Http2 {
+            // Its place stays: it counts as a connection in a runner's hands.
+            self.core.ring.spawn(Rc::clone(self).serve_http2(key, connection));
             return;
         }
         self.connections.borrow_mut().remove(key);
         connections::close(&self.core, connection, rest);
         if is_leaving {
             self.report();
+        }
+    }
+
+    /// Drives an HTTP/2 connection to its end; its requests go to runners.
+    async fn serve_http2(self: Rc<Self>, key: SlabKey, connection: Connection) {
+        let core = &self.core;
+        let Connection { client, info, listener: index, opened_at, .. } = connection;
+        let socket = client.into_http2(&core.ring);
+        let snapshot = core.snapshot();
+        let (socket, rest) = match snapshot.listeners.get(index as usize) {
+            Some(listener) => {
+                let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+                let mut connection = Http2Connection::new(core, socket, info, index, listener, manager);
+                drop(snapshot);
+                let mut seen_epoch = None;
+                loop {
+                    let request = poll_fn(|cx| {
+                        self.watch_phase(&mut seen_epoch, cx);
+                        connection.poll_request(core, cx)
+                    });
+                    match request.await {
+                        Some(request) => runner::run(&self, Job::Stream(request)),
+                        None => break,
+                    }
+                }
+                connection.into_socket(core)
+            }
+            None => (Some(socket), Rest::Close),
+        };
+        self.connections.borrow_mut().remove(key);
+        let ended = EndedConnection { socket, listener: index, opened_at, is_http1: false };
+        connections::close_ended(core, ended, rest);
+        if core.lifecycle.phase().is_leaving() {
+            self.report();
+        }
+    }
+
+    /// Has the task woken when the process's phase changes; `seen_epoch` is the task's own memory of having asked.
+    fn watch_phase(&self, seen_epoch: &mut Option<u64>, cx: &Context<'_>) {
+        let epoch = self.phase_epoch.get();
+        if *seen_epoch != Some(epoch) {
+            *seen_epoch = Some(epoch);
+            self.phase_watchers.borrow_mut().push(cx.waker().clone());
         }
     }
 }

@@ -11,11 +11,11 @@ use torus_codec::{Limits, RequestOptions};
 use torus_xds::wire;
 
 use super::context::type_name;
-use super::{ParseContext, cidr, http_filters};
+use super::{ParseContext, cidr, http_filters, http2_options};
 use crate::config::reject::Refused;
 use crate::downstream::{
-    EdgeOptions, EscapedSlashes, HeaderCase, Http1Options, HttpConnectionManager, HttpTimeouts, ServerHeader,
-    StripPort, UnderscoreAction, UserAgent,
+    CodecType, EdgeOptions, EscapedSlashes, HeaderCase, Http1Options, HttpConnectionManager, HttpTimeouts,
+    ServerHeader, StripPort, UnderscoreAction, UserAgent,
 };
 use crate::route::RouteTable;
 use crate::route::local_reply::LocalReplyMapper;
@@ -34,13 +34,15 @@ pub fn parse(
     let config = proto::HttpConnectionManager::decode(rest.as_slice());
     let config = &config.map_err(|error| context.reject("", error.to_string()))?;
     let stat_prefix = stat_prefix(&config.stat_prefix, context);
-    refuse_other_codecs(config.codec_type(), context);
+    let codec = codec_type(config.codec_type(), context);
     let common = config.common_http_protocol_options.unwrap_or_default();
     let limits = context.within("common_http_protocol_options", |context| common_limits(&common, context));
     let timeouts = timeouts(config, &common, context);
     let header_bytes_max = header_bytes_max(config, context);
     let http1 = config.http_protocol_options.clone().unwrap_or_default();
     let http1 = context.within("http_protocol_options", |context| http1_options(&http1, context));
+    let http2 = config.http2_protocol_options.as_ref();
+    let http2 = context.within("http2_protocol_options", |context| http2_options::parse(http2, context));
     let routes = route_table(bytes, config, context);
     let router = http_filters::parse("http_filters", &config.http_filters, context);
     let edge = edge_options(config, &common, context);
@@ -76,6 +78,8 @@ pub fn parse(
         stats: registry.group(&format!("http.{stat_prefix}.")),
         listener_stats: registry.group(&format!("{listener_prefix}http.{stat_prefix}.")),
         http1_stats: registry.group("http1."),
+        http2_stats: registry.group("http2."),
+        codec,
         stat_prefix: stat_prefix.into(),
         routes,
         timeouts: timeouts?,
@@ -83,6 +87,7 @@ pub fn parse(
         header_count_max: limits.header_count_max,
         requests_per_connection_max: limits.requests_per_connection_max,
         http1,
+        http2,
         server_name: server_name.into(),
         server_header: server_header(config),
         edge,
@@ -103,12 +108,16 @@ fn stat_prefix(text: &str, context: &mut ParseContext) -> String {
     text.replace(':', "_")
 }
 
-fn refuse_other_codecs(codec: proto::http_connection_manager::CodecType, context: &mut ParseContext) {
-    use proto::http_connection_manager::CodecType;
+fn codec_type(codec: proto::http_connection_manager::CodecType, context: &mut ParseContext) -> CodecType {
+    use proto::http_connection_manager::CodecType as Configured;
     match codec {
-        CodecType::Auto | CodecType::Http1 => {}
-        CodecType::Http2 => drop(context.reject("codec_type", "HTTP/2 is not there yet in this version")),
-        CodecType::Http3 => drop(context.reject("codec_type", "HTTP/3 is not there yet in this version")),
+        Configured::Auto => CodecType::Auto,
+        Configured::Http1 => CodecType::Http1,
+        Configured::Http2 => CodecType::Http2,
+        Configured::Http3 => {
+            let _ = context.reject("codec_type", "HTTP/3 is not there yet in this version");
+            CodecType::Auto
+        }
     }
 }
 

@@ -4,6 +4,7 @@ pub mod address;
 pub mod admin;
 pub mod cidr;
 pub mod context;
+pub mod http2_options;
 pub mod http_connection_manager;
 pub mod http_filters;
 pub mod listener;

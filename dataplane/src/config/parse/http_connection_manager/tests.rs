@@ -80,7 +80,6 @@ fn what_is_wrong_is_named() {
         assert_eq!(problems, expect, "{fields}");
     };
     check("stat_prefix: ''", &["stat_prefix: must not be empty"]);
-    check("codec_type: HTTP2", &["codec_type: HTTP/2 is not there yet in this version"]);
     check("max_request_headers_kb: 0", &["max_request_headers_kb: must be from 1 to 8192, is 0"]);
     check("max_request_headers_kb: 8193", &["max_request_headers_kb: must be from 1 to 8192, is 8193"]);
     check(

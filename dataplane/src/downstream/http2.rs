@@ -1,0 +1,434 @@
+//! A client's HTTP/2 connection: takes its requests, each of which a runner serves like any other, and ends it in order.
+//!
+//! ```text
+//! preface ─ serving ─┬─ GOAWAY(2^31-1) and PING ─ GOAWAY(last stream) ─ streams finish ─ closed     drain, age, request count
+//!                    ├─ GOAWAY(ENHANCE_YOUR_CALM) ─ closed                                           more than the frame limits
+//!                    └─ GOAWAY(reason) ─ closed                                                      protocol error
+//! ```
+//! One task a connection drives the codec. Exchanges read and write their streams through the codec's own handles, so that a slow
+//! one holds back its own window and nobody else's.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use h2::Reason;
+use h2::server;
+use torus_ring::{Nanos, Timer};
+
+use super::connection::Rest;
+use super::{ConnectionInfo, HttpConnectionManager, HttpTimeouts};
+use crate::config::snapshot::{Listener, NetworkFilter, TrafficDirection};
+use crate::exchange::client_stream::{ClientStream, Http2Client};
+use crate::exchange::core_state::CoreState;
+use crate::exchange::deadline::Deadline;
+use crate::exchange::local_reply::Refusal;
+use crate::exchange::{Exchange, Scope};
+use crate::telemetry::counters::Stats;
+use crate::telemetry::names::{Http2Stat, HttpStat};
+use crate::transport::Transport;
+use crate::wire::BodyData;
+use crate::wire::http2::{Excess, Keepalive, KeepaliveOptions, RingIo, SharedSocket, message};
+
+/// What a connection is from its first byte on.
+pub struct Http2Connection {
+    state: State,
+    shared: Rc<SharedSocket>,
+    context: Rc<Shared>,
+    timeouts: HttpTimeouts,
+    stats: Arc<Stats<HttpStat>>,
+    http2_stats: Arc<Stats<Http2Stat>>,
+    requests_max: Option<u32>,
+    trailer_count_max: usize,
+    direction: TrafficDirection,
+    request_count: u32,
+    opened_at: Nanos,
+    keepalive_options: Option<KeepaliveOptions>,
+    keepalive: Option<Keepalive>,
+    timer: Timer,
+    /// The end was announced; when the connection closes whatever its client does.
+    draining_until: Option<Nanos>,
+    rest: Rest,
+}
+
+enum State {
+    Handshake(server::Handshake<RingIo, BodyData>),
+    Open(server::Connection<RingIo, BodyData>),
+}
+
+/// What all streams of a connection share.
+struct Shared {
+    info: ConnectionInfo,
+    listener: u32,
+    /// Streams that are being served.
+    live: Cell<u32>,
+    idle_since: Cell<Nanos>,
+}
+
+/// A request that was received and waits for a runner.
+pub struct Http2Request {
+    head: http::request::Parts,
+    is_complete: bool,
+    stream: Http2Client,
+    place: LiveStream,
+}
+
+/// A stream that is being served.
+struct LiveStream {
+    context: Rc<Shared>,
+    ring: torus_ring::Ring,
+}
+
+impl Drop for LiveStream {
+    fn drop(&mut self) {
+        let live = &self.context.live;
+        live.set(live.get().saturating_sub(1));
+        self.context.idle_since.set(self.ring.now());
+    }
+}
+
+impl Http2Connection {
+    /// Begins to speak HTTP/2 on a client's socket; the preface is still to be read.
+    pub fn new(
+        core: &Rc<CoreState>,
+        socket: Transport,
+        info: ConnectionInfo,
+        index: u32,
+        listener: &Listener,
+        manager: &HttpConnectionManager,
+    ) -> Self {
+        let options = &manager.http2;
+        let shared = SharedSocket::new(&core.ring, socket, options.frames, true);
+        let mut builder = server::Builder::new();
+        builder
+            .initial_window_size(options.stream_window_bytes)
+            .initial_connection_window_size(options.connection_window_bytes.max(options.stream_window_bytes))
+            .max_concurrent_streams(options.streams_max)
+            .header_table_size(options.header_table_bytes)
+            .max_header_list_size(manager.header_bytes_max)
+            .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
+            // The frame meter bounds both by rate; the codec would count them over the connection's life.
+            .max_local_error_reset_streams(None)
+            .max_pending_accept_reset_streams(PENDING_RESETS_MAX);
+        let now = core.ring.now();
+        let context = Shared { info, listener: index, live: Cell::new(0), idle_since: Cell::new(now) };
+        let stats = &manager.stats;
+        stats.increment(core.core, HttpStat::DownstreamCxHttp2Total);
+        stats.increment(core.core, HttpStat::DownstreamCxHttp2Active);
+        Self {
+            state: State::Handshake(builder.handshake(RingIo(Rc::clone(&shared)))),
+            shared,
+            context: Rc::new(context),
+            timeouts: manager.timeouts,
+            stats: Arc::clone(stats),
+            http2_stats: Arc::clone(&manager.http2_stats),
+            requests_max: manager.requests_per_connection_max,
+            trailer_count_max: manager.request_options.limits.trailer_count_max,
+            direction: listener.direction,
+            request_count: 0,
+            opened_at: now,
+            keepalive_options: options.keepalive,
+            keepalive: None,
+            timer: core.ring.timer(),
+            draining_until: None,
+            rest: Rest::Gone,
+        }
+    }
+
+    /// The next request; `None` when the connection is over.
+    pub fn poll_request(&mut self, core: &Rc<CoreState>, cx: &mut Context<'_>) -> Poll<Option<Box<Http2Request>>> {
+        loop {
+            let polled = match &mut self.state {
+                State::Handshake(handshake) => match Pin::new(handshake).poll(cx) {
+                    Poll::Ready(Ok(mut connection)) => {
+                        let random = core.random.borrow_mut().next_u64();
+                        let ping = connection.ping_pong();
+                        self.keepalive = Keepalive::new(self.keepalive_options, ping, core.ring.now(), random);
+                        self.state = State::Open(connection);
+                        continue;
+                    }
+                    Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
+                    Poll::Pending => Poll::Pending,
+                },
+                State::Open(connection) => connection.poll_accept(cx),
+            };
+            match polled {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    return Poll::Ready(Some(self.accept(core, request, respond)));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.note_error(core, &error);
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {}
+            }
+            if let Some(excess) = self.shared.take_excess() {
+                self.end_at_once(core, excess);
+                continue;
+            }
+            if core.lifecycle.phase().is_leaving() {
+                self.drain(core.ring.now());
+            }
+            match self.poll_timers(core, cx) {
+                Poll::Ready(()) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Ends the codec; the socket, if there still is one, and how it ends.
+    pub fn into_socket(self, core: &Rc<CoreState>) -> (Option<Transport>, Rest) {
+        self.stats.decrement(core.core, HttpStat::DownstreamCxHttp2Active);
+        let live = self.context.live.get();
+        if live > 0 && self.rest == Rest::Gone {
+            self.stats.increment(core.core, HttpStat::DownstreamCxDestroyActiveRq);
+            self.stats.increment(core.core, HttpStat::DownstreamCxDestroyRemoteActiveRq);
+        }
+        let rest = self.rest;
+        let shared = Rc::clone(&self.shared);
+        // Streams that are still served notice that they are over.
+        drop(self);
+        (shared.take(), rest)
+    }
+
+    fn accept(
+        &mut self,
+        core: &Rc<CoreState>,
+        request: http::Request<h2::RecvStream>,
+        respond: server::SendResponse<BodyData>,
+    ) -> Box<Http2Request> {
+        let now = core.ring.now();
+        self.request_count += 1;
+        if self.requests_max.is_some_and(|max| self.request_count == max) {
+            self.stats.increment(core.core, HttpStat::DownstreamCxMaxRequestsReached);
+            self.drain(now);
+        }
+        if self.draining_until.is_none() {
+            let random = core.random.borrow_mut().next_u64();
+            if core.lifecycle.close_after_reply(self.direction, random) {
+                self.stats.increment(core.core, HttpStat::DownstreamCxDrainClose);
+                self.drain(now);
+            }
+        }
+        let context = &self.context;
+        context.live.set(context.live.get() + 1);
+        let (head, body) = request.into_parts();
+        let is_complete = body.is_end_stream();
+        Box::new(Http2Request {
+            head,
+            is_complete,
+            stream: Http2Client::new(body, respond, self.trailer_count_max),
+            place: LiveStream { context: Rc::clone(context), ring: core.ring.clone() },
+        })
+    }
+
+    /// Announces the end (RFC 9113 §6.8): no new streams once the client has heard of it, and those that run finish.
+    fn drain(&mut self, now: Nanos) {
+        if self.draining_until.is_some() {
+            return;
+        }
+        self.draining_until = Some(now + self.timeouts.drain);
+        self.rest = Rest::Close;
+        match &mut self.state {
+            State::Open(connection) => connection.graceful_shutdown(),
+            // Nothing was asked for yet.
+            State::Handshake(_) => self.draining_until = Some(now),
+        }
+    }
+
+    fn end_at_once(&mut self, core: &Rc<CoreState>, excess: Excess) {
+        let stat = match excess {
+            Excess::Resets => Http2Stat::InboundResetFlood,
+            Excess::Control => Http2Stat::OutboundControlFlood,
+            Excess::Empty => Http2Stat::InboundEmptyFramesFlood,
+            Excess::Priority => Http2Stat::InboundPriorityFramesFlood,
+            Excess::WindowUpdates => Http2Stat::InboundWindowUpdateFramesFlood,
+        };
+        self.http2_stats.increment(core.core, stat);
+        self.stats.increment(core.core, HttpStat::DownstreamCxProtocolError);
+        tracing::info!(
+            target: "connection",
+            "HTTP/2 connection {} from {} is closed: {excess}",
+            self.context.info.id,
+            self.context.info.direct_remote
+        );
+        self.rest = Rest::Close;
+        if let State::Open(connection) = &mut self.state {
+            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        }
+    }
+
+    fn note_error(&mut self, core: &Rc<CoreState>, error: &h2::Error) {
+        if error.is_io() || error.is_remote() {
+            return;
+        }
+        // Ours: GOAWAY says why.
+        self.rest = Rest::Close;
+        self.stats.increment(core.core, HttpStat::DownstreamCxProtocolError);
+        self.http2_stats.increment(core.core, Http2Stat::RxMessagingError);
+    }
+
+    /// Ready when a limit in time ends the connection now.
+    fn poll_timers(&mut self, core: &Rc<CoreState>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let now = core.ring.now();
+            let next = match self.next_deadline(core, now, cx) {
+                Poll::Ready(()) => return Poll::Ready(()),
+                Poll::Pending => self.next_at(now),
+            };
+            if self.timer.deadline() != next {
+                match next {
+                    Some(next) => self.timer.set(next),
+                    None => self.timer.clear(),
+                }
+            }
+            if self.timer.poll_expired(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Acts on every deadline that has passed; ready when one ends the connection.
+    fn next_deadline(&mut self, core: &Rc<CoreState>, now: Nanos, cx: &mut Context<'_>) -> Poll<()> {
+        let late = |at: Option<Nanos>| at.is_some_and(|at| at <= now);
+        if late(self.head_deadline()) {
+            self.stats.increment(core.core, HttpStat::DownstreamRqHeaderTimeout);
+            self.rest = Rest::Close;
+            return Poll::Ready(());
+        }
+        if late(self.write_deadline()) {
+            self.rest = Rest::Abort;
+            return Poll::Ready(());
+        }
+        let idle = self.context.live.get() == 0;
+        if idle && late(self.draining_until) {
+            return Poll::Ready(());
+        }
+        if late(self.idle_deadline()) {
+            self.stats.increment(core.core, HttpStat::DownstreamCxIdleTimeout);
+            self.drain(now);
+            // The codec has to send what was announced.
+            self.draining_until = Some(now + IDLE_GOODBYE);
+            cx.waker().wake_by_ref();
+        }
+        if late(self.age_deadline()) {
+            self.stats.increment(core.core, HttpStat::DownstreamCxMaxDurationReached);
+            self.drain(now);
+            cx.waker().wake_by_ref();
+        }
+        let random = core.random.borrow_mut().next_u64();
+        if let Some(keepalive) = &mut self.keepalive
+            && keepalive.poll(now, random, cx).is_ready()
+        {
+            self.http2_stats.increment(core.core, Http2Stat::KeepaliveTimeout);
+            self.rest = Rest::Abort;
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    fn next_at(&self, now: Nanos) -> Option<Nanos> {
+        let idle = self.context.live.get() == 0;
+        // A drain is looked at again even while streams run, for nobody says when the last one ends.
+        let drain = self.draining_until.map(|at| if idle { at } else { at.max(now + DRAIN_LOOK) });
+        let idle_at = self.idle_deadline().or_else(|| {
+            let timeout = self.timeouts.idle.filter(|_| self.draining_until.is_none())?;
+            Some(now + timeout)
+        });
+        let keepalive = self.keepalive.as_ref().map(Keepalive::deadline);
+        let all = [self.head_deadline(), self.write_deadline(), drain, idle_at, self.age_deadline(), keepalive];
+        all.into_iter().flatten().min()
+    }
+
+    /// The preface, or a header block that has begun, must be here.
+    fn head_deadline(&self) -> Option<Nanos> {
+        let since = match &self.state {
+            State::Handshake(_) => Some(self.opened_at),
+            State::Open(_) => self.shared.header_block_since(),
+        };
+        Some(since? + self.timeouts.request_headers?)
+    }
+
+    fn write_deadline(&self) -> Option<Nanos> {
+        Some(self.shared.stalled_since()? + self.timeouts.write_progress?)
+    }
+
+    fn idle_deadline(&self) -> Option<Nanos> {
+        let idle = self.context.live.get() == 0 && self.draining_until.is_none();
+        idle.then(|| Some(self.context.idle_since.get() + self.timeouts.idle?))?
+    }
+
+    fn age_deadline(&self) -> Option<Nanos> {
+        let fresh = self.draining_until.is_none();
+        fresh.then(|| Some(self.opened_at + self.timeouts.connection_duration_max?))?
+    }
+}
+
+impl Http2Request {
+    /// Serves the request to its last byte.
+    pub async fn serve(mut self: Box<Self>, core: &Rc<CoreState>, exchange: &mut Exchange) {
+        let context = Rc::clone(&self.place.context);
+        let snapshot = core.snapshot();
+        let Some(listener) = snapshot.listeners.get(context.listener as usize) else { return };
+        let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+        let connection = &context.info;
+        let options = &manager.request_options;
+        let read =
+            message::read_request(&self.head, self.is_complete, connection.secure, options, &mut exchange.request);
+        self.head.headers.clear();
+        let scope = Scope { core, snapshot: &snapshot, listener, manager, connection, last_request: false };
+        let head_bytes = exchange.request.headers.byte_count();
+        let mut client = ClientStream::Http2(&mut self.stream);
+        match read {
+            Ok(()) => drop(exchange.run(&scope, &mut client, head_bytes).await),
+            Err(malformed) => {
+                manager.http2_stats.increment(core.core, Http2Stat::RxMessagingError);
+                drop(exchange.run_refused(&scope, &mut client, &Refusal::malformed(&malformed)));
+            }
+        }
+        self.finish(core, exchange, manager).await;
+    }
+
+    /// Waits until the client has room for the rest of the reply.
+    async fn finish(&mut self, core: &Rc<CoreState>, exchange: &mut Exchange, manager: &HttpConnectionManager) {
+        let (stream, deadlines) = (&mut self.stream, &mut exchange.deadlines);
+        let timeout = manager.timeouts.write_progress;
+        if stream.awaits_window() {
+            deadlines.set(Deadline::WriteProgress, core.ring.now(), timeout);
+        }
+        std::future::poll_fn(|cx| {
+            let now = core.ring.now();
+            if stream.poll_end(now, cx).is_ready() {
+                return Poll::Ready(());
+            }
+            while deadlines.poll_expired(now, cx).is_ready() {
+                let stalled = now.since(stream.last_progress());
+                match timeout.and_then(|timeout| timeout.checked_sub(stalled)).filter(|left| !left.is_zero()) {
+                    Some(left) => deadlines.set(Deadline::WriteProgress, now, Some(left)),
+                    None => {
+                        manager.http2_stats.increment(core.core, Http2Stat::TxFlushTimeout);
+                        manager.stats.increment(core.core, HttpStat::DownstreamRqTxReset);
+                        stream.cancel();
+                        return Poll::Ready(());
+                    }
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        deadlines.clear_all();
+    }
+}
+
+/// Bytes of one stream's reply that the codec may hold.
+const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Streams that were reset before they were taken.
+const PENDING_RESETS_MAX: usize = 200;
+/// How long an idle connection that was told the end may take to hear it.
+const IDLE_GOODBYE: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often a connection that drains is looked at.
+const DRAIN_LOOK: std::time::Duration = std::time::Duration::from_millis(100);
