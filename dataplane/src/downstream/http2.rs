@@ -384,10 +384,12 @@ impl Http2Request {
         let head_bytes = exchange.request.headers.byte_count();
         let mut client = ClientStream::Http2(&mut self.stream);
         match read {
-            Ok(()) => drop(exchange.run(&scope, &mut client, head_bytes).await),
+            Ok(()) => {
+                let _ = exchange.run(&scope, &mut client, head_bytes).await;
+            }
             Err(malformed) => {
                 manager.http2_stats.increment(core.core, Http2Stat::RxMessagingError);
-                drop(exchange.run_refused(&scope, &mut client, &Refusal::malformed(&malformed)));
+                let _ = exchange.run_refused(&scope, &mut client, &Refusal::malformed(&malformed));
             }
         }
         self.finish(core, exchange, manager).await;

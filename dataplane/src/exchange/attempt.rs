@@ -20,7 +20,7 @@ use crate::upstream::{AcquireError, Chosen, Lease};
 use crate::wire::{BodyError, HeadError};
 
 /// How an attempt ended.
-#[expect(
+#[allow(
     clippy::large_enum_variant,
     reason = "it moves once an attempt, and a box would be an allocation for a request"
 )]

@@ -3,9 +3,9 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use torus_codec::{BodyLength, ChunkedDecoder, ChunkedEvent, HeaderMap, Malformed};
 use super::BodyData;
 use crate::transport::Transport;
+use torus_codec::{BodyLength, ChunkedDecoder, ChunkedEvent, HeaderMap, Malformed};
 
 /// Why a body ended before its end.
 #[derive(Debug)]

@@ -56,6 +56,6 @@ impl Keepalive {
 
 fn interval(options: &KeepaliveOptions, random: u64) -> Duration {
     let jitter_nanos = options.interval.as_nanos() * u128::from(options.jitter_percent) / 100;
-    let added = u128::from(random) * jitter_nanos >> 64;
+    let added = (u128::from(random) * jitter_nanos) >> 64;
     options.interval + Duration::from_nanos(u64::try_from(added).unwrap_or(u64::MAX))
 }
