@@ -1,3 +1,14 @@
 //! Load generator and test server.
+//!
+//! `run` asks a target for what a [`plan`] says and reports what happened: [`worker`] sends, [`record`] counts, [`verdict`] says
+//! whether the figures are worth anything, [`slo`] whether they are good enough, [`report`] prints them. `serve` is a target.
 
+pub mod plan;
+pub mod quantity;
+pub mod record;
+pub mod report;
+pub mod run;
 pub mod serve;
+pub mod slo;
+pub mod verdict;
+pub mod worker;

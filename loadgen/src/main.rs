@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use torus_load::serve;
+use torus_load::{run, serve};
 
 /// Load generator and test server for HTTP.
 #[derive(Parser)]
@@ -14,18 +14,21 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one value of it")]
 enum Command {
+    /// Send requests on a schedule and report how long they took.
+    Run(run::Options),
     /// Answer every request with what it was, or as its query asks.
     Serve(serve::Options),
 }
 
 fn main() -> ExitCode {
-    let Command::Serve(options) = Arguments::parse().command;
-    match serve::run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("torus-load: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let result = match Arguments::parse().command {
+        Command::Run(options) => run::run(&options).map_err(|error| error.to_string()),
+        Command::Serve(options) => serve::run(&options).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string()),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("torus-load: {error}");
+        ExitCode::FAILURE
+    })
 }

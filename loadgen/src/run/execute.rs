@@ -1,0 +1,269 @@
+//! One run: workers on their cores, their updates gathered each second, their records added at the end.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Barrier, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::setup::Setup;
+use super::watch::{Usage, WatchError};
+use crate::record::{Counts, Record};
+use crate::worker::{self, Finished, Load, Update};
+
+/// Points of a series; when there are more, neighbours are joined, so that a long run takes no more memory.
+const POINTS_MAX: usize = 600;
+
+/// What happened.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    pub record: Record,
+    pub workers: Vec<worker::Used>,
+    pub series: Vec<Point>,
+    pub interrupted: bool,
+    /// The measured part, in nanoseconds.
+    pub wall: u64,
+    /// What the target used in the measured part.
+    pub target: Option<Usage>,
+}
+
+/// One stretch of the run.
+#[derive(Clone, Debug, Default)]
+pub struct Point {
+    /// In nanoseconds since the start.
+    pub from: u64,
+    pub to: u64,
+    pub counts: Counts,
+    /// Response times: nanoseconds and how many.
+    pub response: BTreeMap<u64, u64>,
+    /// Processor time of the target, in microseconds.
+    pub target_cpu: u64,
+}
+
+impl Point {
+    /// The time below which `percentile` (0 to 100) of the responses lie; 0 when there are none.
+    pub fn percentile(&self, percentile: f64) -> u64 {
+        let total: u64 = self.response.values().sum();
+        let wanted = (total as f64 * percentile / 100.0).ceil() as u64;
+        let mut seen = 0;
+        for (value, count) in &self.response {
+            seen += count;
+            if seen >= wanted.max(1) {
+                return *value;
+            }
+        }
+        0
+    }
+
+    fn join(&mut self, later: Point) {
+        self.to = later.to;
+        self.counts += &later.counts;
+        self.target_cpu += later.target_cpu;
+        for (value, count) in later.response {
+            *self.response.entry(value).or_default() += count;
+        }
+    }
+}
+
+/// Why a run could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    #[error("cannot start a worker: {0}; try fewer --threads")]
+    Worker(std::io::Error),
+    #[error("a worker of this program ended before its time; this is a fault of torus-load")]
+    Lost,
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+}
+
+/// Runs `load` and gives what happened; `stop` ends it early.
+pub fn execute(setup: &Setup, load: &Load, stop: &Arc<AtomicBool>) -> Result<Outcome, ExecuteError> {
+    let (sender, updates) = channel();
+    let barrier = Arc::new(Barrier::new(setup.threads));
+    let start = Arc::new(OnceLock::new());
+    // A run that a worker's failure stops is not one that the user stops.
+    let stop_all = Arc::new(AtomicBool::new(false));
+    let mut handles = Vec::new();
+    for index in 0..setup.threads {
+        let config = worker::Config {
+            index,
+            workers: setup.threads,
+            core: setup.cores.get(index).copied(),
+            load: load.clone(),
+            addresses: Arc::clone(&setup.target.addresses),
+            request: Arc::clone(&setup.request),
+            head_request: setup.method == "HEAD",
+            checks: Arc::clone(&setup.checks),
+            connections: setup.connections / setup.threads + usize::from(index < setup.connections % setup.threads),
+            requests_per_connection: setup.requests_per_connection,
+            timeout: setup.timeout.as_nanos() as u64,
+            spin: setup.spin,
+            spin_margin: setup.spin_margin,
+            stop: Arc::clone(&stop_all),
+            start: Arc::clone(&start),
+            barrier: Arc::clone(&barrier),
+            updates: sender.clone(),
+        };
+        let name = format!("load-{index}");
+        let handle = thread::Builder::new().name(name).spawn(move || worker::run(config));
+        handles.push(handle.map_err(ExecuteError::Worker)?);
+    }
+    drop(sender);
+    let mut gather = Gather { measured_from: load.measured_from(), start, setup, ..Gather::new(setup) };
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            stop_all.store(true, Ordering::Relaxed);
+        }
+        match updates.recv_timeout(Duration::from_millis(20)) {
+            Ok(update) => gather.update(update)?,
+            Err(RecvTimeoutError::Timeout) => gather.tick()?,
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    gather.end()?;
+    let mut outcome = Outcome { interrupted: stop.load(Ordering::Relaxed), ..Outcome::default() };
+    for handle in handles {
+        let Finished { record, used } = handle.join().map_err(|_| ExecuteError::Lost)?.map_err(ExecuteError::Worker)?;
+        outcome.record.add(&record);
+        outcome.workers.push(used);
+    }
+    outcome.wall = outcome.workers.iter().map(|used| used.wall).max().unwrap_or_default();
+    outcome.target = match (gather.target_began, gather.target_now) {
+        (Some(began), Some(now)) => Some(Usage {
+            user: now.user.saturating_sub(began.user),
+            system: now.system.saturating_sub(began.system),
+            memory: gather.memory_peak,
+        }),
+        _ => None,
+    };
+    outcome.series = gather.points;
+    Ok(outcome)
+}
+
+/// The series while it grows.
+struct Gather<'s> {
+    setup: &'s Setup,
+    measured_from: u64,
+    start: Arc<OnceLock<Instant>>,
+    points: Vec<Point>,
+    /// Of each worker, at its last update.
+    last: Vec<Counts>,
+    /// Updates of the current stretch.
+    current: Point,
+    heard: usize,
+    target_began: Option<Usage>,
+    target_now: Option<Usage>,
+    memory_peak: u64,
+    /// Seconds that make a point.
+    per_point: usize,
+    in_point: usize,
+}
+
+impl<'s> Gather<'s> {
+    fn new(setup: &'s Setup) -> Gather<'s> {
+        Gather {
+            setup,
+            measured_from: 0,
+            start: Arc::default(),
+            points: Vec::new(),
+            last: vec![Counts::default(); setup.threads],
+            current: Point::default(),
+            heard: 0,
+            target_began: None,
+            target_now: None,
+            memory_peak: 0,
+            per_point: 1,
+            in_point: 0,
+        }
+    }
+
+    /// Takes the target's first reading when measuring begins.
+    fn tick(&mut self) -> Result<(), ExecuteError> {
+        let Some(watch) = &self.setup.watch else { return Ok(()) };
+        let Some(start) = self.start.get() else { return Ok(()) };
+        let measured_from = *start + Duration::from_nanos(self.measured_from);
+        if self.target_began.is_none() && Instant::now() >= measured_from {
+            let usage = watch.usage()?;
+            self.target_began = Some(usage);
+            self.target_now = Some(usage);
+            self.memory_peak = usage.memory;
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, update: Update) -> Result<(), ExecuteError> {
+        self.tick()?;
+        let Some(last) = self.last.get_mut(update.worker) else { return Ok(()) };
+        self.current.counts += &since(&update.counts, last);
+        *last = update.counts;
+        for (value, count) in update.response {
+            *self.current.response.entry(value).or_default() += count;
+        }
+        self.current.to = self.current.to.max(update.at);
+        self.heard += 1;
+        if self.heard >= self.setup.threads {
+            self.finish_second()?;
+        }
+        Ok(())
+    }
+
+    fn finish_second(&mut self) -> Result<(), ExecuteError> {
+        self.heard = 0;
+        let mut point = std::mem::take(&mut self.current);
+        point.from = self.points.last().map_or(self.measured_from, |last| last.to);
+        if let (Some(watch), Some(before)) = (&self.setup.watch, self.target_now) {
+            let now = watch.usage()?;
+            point.target_cpu = (now.user + now.system).saturating_sub(before.user + before.system);
+            self.memory_peak = self.memory_peak.max(now.memory);
+            self.target_now = Some(now);
+        }
+        self.setup.progress(&point);
+        match self.points.last_mut() {
+            Some(last) if self.in_point < self.per_point => last.join(point),
+            _ => {
+                self.points.push(point);
+                self.in_point = 0;
+            }
+        }
+        self.in_point += 1;
+        if self.points.len() > POINTS_MAX {
+            let mut joined: Vec<Point> = Vec::with_capacity(POINTS_MAX);
+            for (index, point) in self.points.drain(..).enumerate() {
+                match joined.last_mut() {
+                    Some(last) if index % 2 == 1 => last.join(point),
+                    _ => joined.push(point),
+                }
+            }
+            self.points = joined;
+            self.per_point *= 2;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), ExecuteError> {
+        if self.heard > 0 && self.current.counts != Counts::default() {
+            self.finish_second()?;
+        }
+        Ok(())
+    }
+}
+
+/// What was counted after `before`.
+fn since(now: &Counts, before: &Counts) -> Counts {
+    let mut errors = now.errors;
+    for (count, before) in errors.iter_mut().zip(before.errors) {
+        *count = count.saturating_sub(before);
+    }
+    Counts {
+        planned: now.planned.saturating_sub(before.planned),
+        sent: now.sent.saturating_sub(before.sent),
+        succeeded: now.succeeded.saturating_sub(before.succeeded),
+        errors,
+        unsent: now.unsent.saturating_sub(before.unsent),
+        blocked: now.blocked.saturating_sub(before.blocked),
+        connections: now.connections.saturating_sub(before.connections),
+        rewritten: now.rewritten.saturating_sub(before.rewritten),
+        bytes_received: now.bytes_received.saturating_sub(before.bytes_received),
+    }
+}

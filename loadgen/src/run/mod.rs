@@ -1,0 +1,74 @@
+//! `torus-load run`: asks a target for what a plan says, and reports what happened.
+//!
+//! Exit codes: 0 all well, 1 the run could not be made, 2 an objective was missed, 3 the run is not worth its figures.
+
+pub mod execute;
+pub mod setup;
+pub mod target;
+pub mod watch;
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use self::execute::ExecuteError;
+pub use self::setup::Options;
+use self::setup::{Setup, SetupError};
+use crate::report::{Report, text};
+use crate::verdict::Kind;
+
+/// Why a run gave no report.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    #[error("cannot listen for Ctrl-C: {0}")]
+    Signal(io::Error),
+    #[error("cannot write {path}: {source}")]
+    Write { path: String, source: io::Error },
+}
+
+/// Runs and prints the report; the exit code says what it found.
+pub fn run(options: &Options) -> Result<ExitCode, RunError> {
+    // The plan first: a mistake in a file is told before anything is connected.
+    let load = setup::load(options)?;
+    let setup = Setup::new(options)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(RunError::Signal)?;
+    }
+    let outcome = execute::execute(&setup, &load, &stop)?;
+    let report = Report::new(&setup, options, &load, &outcome);
+    write(options, &report)?;
+    Ok(exit_code(&report))
+}
+
+fn exit_code(report: &Report) -> ExitCode {
+    if report.verdict.kind != Kind::Valid {
+        ExitCode::from(3)
+    } else if report.objective.iter().any(|judged| !judged.met) {
+        ExitCode::from(2)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// Writes the report in every form that was asked for.
+fn write(options: &Options, report: &Report) -> Result<(), RunError> {
+    let json_only = options.json.as_deref() == Some(Path::new("-"));
+    if json_only {
+        println!("{}", report.json());
+    } else {
+        print!("{}", text::render(report));
+    }
+    let files = [(&options.json, report.json())];
+    for (path, content) in files {
+        let Some(path) = path.as_ref().filter(|path| *path != Path::new("-")) else { continue };
+        std::fs::write(path, content).map_err(|source| RunError::Write { path: path.display().to_string(), source })?;
+    }
+    Ok(())
+}

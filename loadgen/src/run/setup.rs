@@ -1,0 +1,326 @@
+//! The flags of `run`, and what they mean once they have been checked.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::execute::Point;
+use super::target::{Target, TargetError};
+use super::watch::{Watch, WatchError};
+use crate::plan::parse::{self, BadPlan};
+use crate::plan::{Phase, Plan, Shape};
+use crate::quantity;
+use crate::slo::Objective;
+use crate::worker::Load;
+use crate::worker::reply::Checks;
+
+/// Descriptors beside the connections: timers, rings, files of the report.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// Flags of `torus-load run`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Where to send: `http://HOST[:PORT][/PATH]`.
+    pub target: String,
+    /// Requests a second, all workers together: 500, 2.5k, 1M.
+    #[arg(short, long, value_parser = quantity::rate, default_value = "1000", value_name = "RATE",
+          conflicts_with_all = ["ramp", "steps", "plan", "closed"])]
+    pub rate: f64,
+    /// How long to measure; with --ramp the whole ramp, with --steps each step.
+    #[arg(short, long, value_parser = quantity::duration, default_value = "10s", value_name = "TIME")]
+    pub duration: Duration,
+    /// Evenly spaced requests, or independent ones.
+    #[arg(long, value_enum, default_value_t = Arrivals::Constant)]
+    pub arrivals: Arrivals,
+    /// A rate that rises or falls steadily, as 100:5k.
+    #[arg(long, value_name = "FROM:TO", conflicts_with_all = ["steps", "plan", "closed"])]
+    pub ramp: Option<String>,
+    /// Rates one after the other, as 1k,2k,4k.
+    #[arg(long, value_name = "RATES", value_delimiter = ',', value_parser = quantity::rate, conflicts_with_all = ["plan", "closed"])]
+    pub steps: Vec<f64>,
+    /// A file with one phase a line: constant, poisson, ramp, pause, at.
+    #[arg(long, value_name = "FILE", conflicts_with = "closed")]
+    pub plan: Option<PathBuf>,
+    /// Of the random arrivals.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Fixed concurrency instead of a schedule: each connection sends when its last reply came. Hides stalls of the target.
+    #[arg(long)]
+    pub closed: bool,
+    /// Run before measuring, at the first rate.
+    #[arg(long, value_parser = quantity::duration, default_value = "1s", value_name = "TIME")]
+    pub warmup: Duration,
+    /// Connections, all workers together; a request that finds them all busy waits, and the wait counts.
+    #[arg(short, long, default_value_t = 64, value_name = "N")]
+    pub connections: usize,
+    /// Requests that a connection carries before it is closed; 1 opens one for each request.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub requests_per_connection: Option<u64>,
+    /// Worker threads, each on a core of its own.
+    #[arg(short, long, default_value_t = 1, value_name = "N")]
+    pub threads: usize,
+    /// How long a reply may take after the request was written.
+    #[arg(long, value_parser = quantity::duration, default_value = "5s", value_name = "TIME")]
+    pub timeout: Duration,
+    /// Never sleep between requests: the most exact moments, a whole core for each thread.
+    #[arg(long)]
+    pub spin: bool,
+    /// How long before a send the worker stops sleeping.
+    #[arg(long, value_parser = quantity::duration, default_value = "80us", value_name = "TIME")]
+    pub spin_margin: Duration,
+    /// Method of the requests.
+    #[arg(short = 'X', long, default_value = "GET")]
+    pub method: String,
+    /// One more field, as `Name: value`; may be repeated.
+    #[arg(short = 'H', long, value_name = "FIELD")]
+    pub header: Vec<String>,
+    /// Body of the requests.
+    #[arg(long, value_name = "TEXT", conflicts_with = "body_file")]
+    pub body: Option<String>,
+    /// File that holds the body of the requests.
+    #[arg(long, value_name = "FILE")]
+    pub body_file: Option<PathBuf>,
+    /// Statuses that are successes, as 200,204; any below 400 by default.
+    #[arg(long, value_delimiter = ',', value_name = "STATUSES")]
+    pub expect_status: Vec<u16>,
+    /// Field that a success has, as `Name` or `Name: value`; may be repeated.
+    #[arg(long, value_name = "FIELD")]
+    pub expect_header: Vec<String>,
+    /// Text that the body of a success holds.
+    #[arg(long, value_name = "TEXT")]
+    pub expect_body: Option<String>,
+    /// Objective of the response times, as p99<1ms,p99.9<5ms,errors<0.01%; exit code 2 when it is missed.
+    #[arg(long, value_name = "OBJECTIVE")]
+    pub slo: Option<Objective>,
+    /// Process whose processor time and memory are reported.
+    #[arg(long, value_name = "PID", conflicts_with = "watch_cgroup")]
+    pub watch_pid: Option<u32>,
+    /// Control group (its folder) whose processor time and memory are reported.
+    #[arg(long, value_name = "FOLDER")]
+    pub watch_cgroup: Option<PathBuf>,
+    /// Write the report as JSON to this file; `-` for standard output, instead of the text.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Print nothing while the run lasts.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// How arrivals are spaced.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrivals {
+    Constant,
+    Poisson,
+}
+
+/// Flags that have been checked.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub target: Target,
+    pub method: String,
+    pub request: Arc<Vec<u8>>,
+    pub checks: Arc<Checks>,
+    pub connections: usize,
+    pub requests_per_connection: Option<u64>,
+    pub threads: usize,
+    /// Cores that the workers are pinned to; none when there are fewer than workers.
+    pub cores: Vec<usize>,
+    pub timeout: Duration,
+    pub spin: bool,
+    pub spin_margin: Duration,
+    pub watch: Option<Watch>,
+    pub quiet: bool,
+}
+
+/// Why the flags cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    #[error("{path}: {source}")]
+    File { path: String, source: io::Error },
+    #[error("{path}:{error}")]
+    Plan { path: String, error: BadPlan },
+    #[error("--ramp {0}: two rates are wanted; try: --ramp 100:5k")]
+    Ramp(String),
+    #[error("--{flag} `{text}` is no field; try: --{flag} 'X-Name: value'")]
+    Field { flag: &'static str, text: String },
+    #[error("--method `{0}` is no method; try: GET, POST")]
+    Method(String),
+    #[error("--{0} must be at least 1")]
+    Zero(&'static str),
+    #[error("--{0} must be longer than nothing")]
+    NoTime(&'static str),
+    #[error(
+        "{wanted} connections need {needed} file descriptors, {allowed} are allowed; try: ulimit -n {needed}, or --connections {fewer}"
+    )]
+    Descriptors { wanted: usize, needed: u64, allowed: u64, fewer: u64 },
+}
+
+impl Setup {
+    /// Checks `options`, resolves the target and tries a connection.
+    pub fn new(options: &Options) -> Result<Setup, SetupError> {
+        for (flag, value) in [("connections", options.connections), ("threads", options.threads)] {
+            if value == 0 {
+                return Err(SetupError::Zero(flag));
+            }
+        }
+        for (flag, value) in [("duration", options.duration), ("timeout", options.timeout)] {
+            if value.is_zero() {
+                return Err(SetupError::NoTime(flag));
+            }
+        }
+        let watch = match (options.watch_pid, &options.watch_cgroup) {
+            (Some(id), _) => Some(Watch::Process(id)),
+            (None, Some(path)) => Some(Watch::Group(path.clone())),
+            (None, None) => None,
+        };
+        if let Some(watch) = &watch {
+            watch.usage()?;
+        }
+        let target = Target::parse(&options.target)?;
+        let request = request(options, &target)?;
+        let fields = options.expect_header.iter().map(|text| {
+            let (name, value) = text.split_once(':').map_or((text.as_str(), None), |(name, value)| (name, Some(value)));
+            (name.trim().to_ascii_lowercase(), value.map(|value| value.trim().to_owned()))
+        });
+        let checks = Checks {
+            statuses: options.expect_status.clone(),
+            fields: fields.collect(),
+            body: options.expect_body.as_ref().map(|text| text.clone().into_bytes()),
+        };
+        descriptors(options.connections)?;
+        let target = target.probe(options.timeout)?;
+        let threads = options.threads.min(options.connections);
+        let allowed = core_affinity::get_core_ids().unwrap_or_default();
+        let cores =
+            if threads <= allowed.len() { allowed.iter().take(threads).map(|core| core.id).collect() } else { vec![] };
+        Ok(Setup {
+            target,
+            method: options.method.clone(),
+            request: Arc::new(request),
+            checks: Arc::new(checks),
+            connections: options.connections,
+            requests_per_connection: options.requests_per_connection,
+            threads,
+            cores,
+            timeout: options.timeout,
+            spin: options.spin,
+            spin_margin: options.spin_margin,
+            watch,
+            quiet: options.quiet,
+        })
+    }
+
+    /// One line about `point`, unless the user wants none.
+    pub(super) fn progress(&self, point: &Point) {
+        if self.quiet {
+            return;
+        }
+        let seconds = (point.to.saturating_sub(point.from) as f64 / 1e9).max(1e-9);
+        let counts = &point.counts;
+        eprintln!(
+            "{:6.1} s  planned {:.0}/s  sent {:.0}/s  done {:.0}/s  errors {}  p50 {}  p99 {}  max {}",
+            point.to as f64 / 1e9,
+            counts.planned as f64 / seconds,
+            counts.sent as f64 / seconds,
+            counts.succeeded as f64 / seconds,
+            counts.failed(),
+            quantity::nanoseconds(point.percentile(50.0)),
+            quantity::nanoseconds(point.percentile(99.0)),
+            quantity::nanoseconds(point.percentile(100.0)),
+        );
+    }
+}
+
+/// What `options` ask for, as a load.
+///
+/// Errors: a plan file that cannot be read or understood, or a ramp that is none.
+pub fn load(options: &Options) -> Result<Load, SetupError> {
+    let length = options.duration.as_nanos() as u64;
+    let warm_up = options.warmup.as_nanos() as u64;
+    if options.closed {
+        return Ok(Load::Closed { warm_up, length });
+    }
+    let phase = |shape| Phase { shape, length, measured: true };
+    let flat = |rate| match options.arrivals {
+        Arrivals::Constant => Shape::Constant(rate),
+        Arrivals::Poisson => Shape::Poisson(rate),
+    };
+    let plan = if let Some(path) = &options.plan {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|source| SetupError::File { path: name.clone(), source })?;
+        parse::parse(&text, options.seed).map_err(|error| SetupError::Plan { path: name, error })?
+    } else {
+        let phases = if let Some(ramp) = &options.ramp {
+            let bad = || SetupError::Ramp(ramp.clone());
+            let (from, to) = ramp.split_once(':').ok_or_else(bad)?;
+            let rate = |text: &str| quantity::rate(text.trim()).map_err(|_| bad());
+            vec![phase(Shape::Ramp { from: rate(from)?, to: rate(to)? })]
+        } else if options.steps.is_empty() {
+            vec![phase(flat(options.rate))]
+        } else {
+            options.steps.iter().map(|rate| phase(flat(*rate))).collect()
+        };
+        Plan { phases, seed: options.seed }
+    };
+    Ok(Load::Open(Arc::new(plan.with_warm_up(warm_up))))
+}
+
+/// The request as it goes on the wire.
+fn request(options: &Options, target: &Target) -> Result<Vec<u8>, SetupError> {
+    let token = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
+    if !token(&options.method) {
+        return Err(SetupError::Method(options.method.clone()));
+    }
+    let body = match (&options.body, &options.body_file) {
+        (Some(text), _) => text.clone().into_bytes(),
+        (None, Some(path)) => {
+            fs::read(path).map_err(|source| SetupError::File { path: path.display().to_string(), source })?
+        }
+        (None, None) => Vec::new(),
+    };
+    let mut head = format!("{} {} HTTP/1.1\r\n", options.method, target.path);
+    let mut has_host = false;
+    for text in &options.header {
+        let bad = || SetupError::Field { flag: "header", text: text.clone() };
+        let (name, value) = text.split_once(':').ok_or_else(bad)?;
+        if !token(name) || value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
+            return Err(bad());
+        }
+        has_host |= name.eq_ignore_ascii_case("host");
+        head.push_str(&format!("{name}: {}\r\n", value.trim()));
+    }
+    if !has_host {
+        head.push_str(&format!("host: {}\r\n", target.authority));
+    }
+    if !body.is_empty() || !matches!(&*options.method, "GET" | "HEAD" | "OPTIONS" | "DELETE") {
+        head.push_str(&format!("content-length: {}\r\n", body.len()));
+    }
+    head.push_str("\r\n");
+    let mut request = head.into_bytes();
+    request.extend_from_slice(&body);
+    Ok(request)
+}
+
+/// Sees that so many connections may be open, and raises the soft limit where it must.
+fn descriptors(connections: usize) -> Result<(), SetupError> {
+    let needed = connections as u64 + SPARE_DESCRIPTORS;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    let raised = limit.maximum.is_none_or(|maximum| maximum >= needed)
+        && setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum }).is_ok();
+    let allowed = limit.maximum.unwrap_or_default();
+    let fewer = allowed.saturating_sub(SPARE_DESCRIPTORS);
+    if raised { Ok(()) } else { Err(SetupError::Descriptors { wanted: connections, needed, allowed, fewer }) }
+}

@@ -1,0 +1,259 @@
+//! What the tasks of one worker share: the connections that are free, the requests in flight, the record.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use super::{Config, Update};
+use crate::record::{Cause, Record, Times};
+
+/// One request to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job {
+    /// When it was meant to be sent, in nanoseconds since the start.
+    pub(super) intended: u64,
+    pub(super) measured: bool,
+    /// It found no free connection when it was due.
+    pub(super) blocked: bool,
+}
+
+/// One connection as the pacer and the sweeper see it.
+#[derive(Default)]
+pub(super) struct Slot {
+    job: Cell<Option<Job>>,
+    waker: RefCell<Option<Waker>>,
+    /// When what it does now has taken too long, in nanoseconds since the start; 0 when it does nothing.
+    pub(super) deadline: Cell<u64>,
+    pub(super) timed_out: Cell<bool>,
+}
+
+impl Slot {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn wake_by(&self, waker: &Waker) {
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    /// The next request for this connection; nothing when the run is over.
+    pub(super) async fn job(&self, core: &Core) -> Option<Job> {
+        poll_fn(|context| {
+            if let Some(job) = self.job.take() {
+                return Poll::Ready(Some(job));
+            }
+            if core.over.get() {
+                return Poll::Ready(None);
+            }
+            self.wake_by(context.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// What `work` gives; nothing when the sweeper found that it took too long.
+    pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if let Poll::Ready(value) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(value));
+            }
+            if self.timed_out.get() {
+                return Poll::Ready(None);
+            }
+            self.wake_by(context.waker());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+pub(super) struct Core {
+    pub(super) config: Config,
+    pub(super) start: Cell<Instant>,
+    pub(super) record: RefCell<Record>,
+    /// Response times since the last update.
+    interval: RefCell<Times>,
+    pub(super) idle: RefCell<VecDeque<usize>>,
+    pub(super) slots: Vec<Slot>,
+    pacer: RefCell<Option<Waker>>,
+    /// Connections whose first attempt to open has ended.
+    pub(super) tried: Cell<usize>,
+    /// Measured requests in flight, and since when that many.
+    in_flight: Cell<u64>,
+    in_flight_since: Cell<u64>,
+    /// Requests in flight, measured or not.
+    pub(super) busy: Cell<usize>,
+    pub(super) over: Cell<bool>,
+}
+
+impl Core {
+    pub(super) fn new(config: Config) -> Core {
+        let connections = config.connections;
+        Core {
+            config,
+            start: Cell::new(Instant::now()),
+            record: RefCell::default(),
+            interval: RefCell::default(),
+            idle: RefCell::new(VecDeque::with_capacity(connections)),
+            slots: (0..connections).map(|_| Slot::default()).collect(),
+            pacer: RefCell::default(),
+            tried: Cell::new(0),
+            in_flight: Cell::new(0),
+            in_flight_since: Cell::new(0),
+            busy: Cell::new(0),
+            over: Cell::new(false),
+        }
+    }
+
+    /// Nanoseconds since the start of the run, which all workers share; 0 before it.
+    pub(super) fn now(&self) -> u64 {
+        Instant::now().saturating_duration_since(self.start.get()).as_nanos() as u64
+    }
+
+    pub(super) fn stopped(&self) -> bool {
+        self.config.stop.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `ready` says so; it is asked again whenever a connection changed or the sweeper came by.
+    pub(super) async fn until(&self, mut ready: impl FnMut() -> bool) {
+        poll_fn(|context| {
+            if ready() {
+                return Poll::Ready(());
+            }
+            *self.pacer.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    pub(super) fn wake_pacer(&self) {
+        if let Some(waker) = self.pacer.take() {
+            waker.wake();
+        }
+    }
+
+    /// Connection `index` is free.
+    pub(super) fn free(&self, index: usize) {
+        self.idle.borrow_mut().push_back(index);
+        self.wake_pacer();
+    }
+
+    pub(super) fn assign(&self, index: usize, job: Job) {
+        if let Some(slot) = self.slots.get(index) {
+            slot.job.set(Some(job));
+            slot.wake();
+        }
+    }
+
+    /// Ends what has taken longer than it may.
+    pub(super) fn sweep(&self, now: u64) {
+        for slot in &self.slots {
+            let deadline = slot.deadline.get();
+            if deadline != 0 && now > deadline && !slot.timed_out.replace(true) {
+                slot.wake();
+            }
+        }
+    }
+
+    /// The run is over: every connection ends.
+    pub(super) fn end(&self) {
+        self.over.set(true);
+        for slot in &self.slots {
+            slot.wake();
+        }
+    }
+
+    fn change_in_flight(&self, now: u64, count: u64) {
+        let since = self.in_flight_since.replace(now);
+        let area = u128::from(now.saturating_sub(since)) * u128::from(self.in_flight.get());
+        self.record.borrow_mut().in_flight_area += area;
+        self.in_flight.set(count);
+    }
+
+    /// `job` is written at `now`.
+    pub(super) fn sent(&self, job: &Job, now: u64, connected: bool) {
+        self.busy.set(self.busy.get() + 1);
+        if !job.measured {
+            return;
+        }
+        self.change_in_flight(now, self.in_flight.get() + 1);
+        let mut record = self.record.borrow_mut();
+        record.counts.sent += 1;
+        let lag = now.saturating_sub(job.intended);
+        record.lag.record(lag);
+        if !job.blocked && connected {
+            record.release.record(lag);
+        }
+    }
+
+    /// The request that was written at `written` ended.
+    pub(super) fn ended(&self, job: &Job, written: u64, now: u64, outcome: Result<(), Cause>, status: Option<u16>) {
+        self.busy.set(self.busy.get().saturating_sub(1));
+        if !job.measured {
+            return;
+        }
+        self.change_in_flight(now, self.in_flight.get().saturating_sub(1));
+        let response = now.saturating_sub(job.intended);
+        let service = now.saturating_sub(written);
+        let mut record = self.record.borrow_mut();
+        record.service_sum += u128::from(service);
+        match outcome {
+            Ok(()) => record.counts.succeeded += 1,
+            Err(cause) => record.counts.fail(cause),
+        }
+        // A request that timed out took at least so long; other failures say nothing about the time of a success.
+        if matches!(outcome, Ok(()) | Err(Cause::Timeout)) {
+            record.response.record(response);
+            record.service.record(service);
+            self.interval.borrow_mut().record(response);
+        }
+        if let Some(class) = status.and_then(|status| record.classes.get_mut(usize::from(status / 100).wrapping_sub(1)))
+        {
+            class.record(response);
+        }
+    }
+
+    /// `job` failed before it could be written.
+    pub(super) fn not_sent(&self, job: &Job, cause: Cause, now: u64) {
+        if !job.measured {
+            return;
+        }
+        let mut record = self.record.borrow_mut();
+        record.counts.fail(cause);
+        if cause == Cause::Timeout {
+            let response = now.saturating_sub(job.intended);
+            record.response.record(response);
+            self.interval.borrow_mut().record(response);
+        }
+    }
+
+    /// An arrival whose turn never came before the run ended at `end`: it waited at least so long.
+    pub(super) fn unsent(&self, intended: u64, end: u64) {
+        let mut record = self.record.borrow_mut();
+        record.counts.planned += 1;
+        record.counts.unsent += 1;
+        let waited = end.saturating_sub(intended);
+        record.response.record(waited);
+        self.interval.borrow_mut().record(waited);
+    }
+
+    /// Tells the coordinator what has happened since the last time.
+    pub(super) fn update(&self, now: u64) {
+        let mut interval = self.interval.borrow_mut();
+        let counts = self.record.borrow().counts;
+        let response = interval.counts().collect();
+        interval.clear();
+        // The coordinator may be gone at the very end.
+        let _ = self.config.updates.send(Update { worker: self.config.index, at: now, counts, response });
+    }
+}

@@ -1,0 +1,305 @@
+//! One core of the generator: its pacer, its connections, its record. Nothing is shared with other workers but the start and the stop.
+
+mod connection;
+mod core;
+pub mod reply;
+mod timer;
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Barrier, OnceLock};
+use std::time::{Duration, Instant};
+
+use monoio::{FusionDriver, RuntimeBuilder};
+use rustix::time::{ClockId, clock_gettime};
+
+use self::core::{Core, Job};
+use self::reply::Checks;
+use self::timer::Timer;
+use crate::plan::{Plan, Schedule};
+use crate::record::{Counts, Record};
+
+/// How long the pacer sleeps at most before it looks whether the run was stopped.
+const SLEEP_MAX: Duration = Duration::from_millis(50);
+/// Between two updates, in nanoseconds.
+const UPDATE_INTERVAL: u64 = 1_000_000_000;
+/// After an interruption, how long replies are waited for, in nanoseconds.
+const INTERRUPTED_DRAIN: u64 = 500_000_000;
+
+/// When requests are sent.
+#[derive(Clone, Debug)]
+pub enum Load {
+    /// As planned, whatever the target does.
+    Open(Arc<Plan>),
+    /// The next one when the one before has ended; in nanoseconds.
+    Closed { warm_up: u64, length: u64 },
+}
+
+impl Load {
+    /// When measuring begins, in nanoseconds.
+    pub fn measured_from(&self) -> u64 {
+        match self {
+            Load::Open(plan) => plan.measured_from(),
+            Load::Closed { warm_up, .. } => *warm_up,
+        }
+    }
+
+    /// When the last request may be sent, in nanoseconds.
+    pub fn end(&self) -> u64 {
+        match self {
+            Load::Open(plan) => plan.end(),
+            Load::Closed { warm_up, length } => warm_up + length,
+        }
+    }
+}
+
+/// What one worker does.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub index: usize,
+    pub workers: usize,
+    pub core: Option<usize>,
+    pub load: Load,
+    pub addresses: Arc<[SocketAddr]>,
+    /// The request as it goes on the wire.
+    pub request: Arc<Vec<u8>>,
+    pub head_request: bool,
+    pub checks: Arc<Checks>,
+    /// Connections of this worker.
+    pub connections: usize,
+    pub requests_per_connection: Option<u64>,
+    /// In nanoseconds.
+    pub timeout: u64,
+    /// The pacer never sleeps.
+    pub spin: bool,
+    /// How long before a send the pacer stops sleeping.
+    pub spin_margin: Duration,
+    pub stop: Arc<AtomicBool>,
+    pub start: Arc<OnceLock<Instant>>,
+    pub barrier: Arc<Barrier>,
+    pub updates: Sender<Update>,
+}
+
+/// What a worker tells each second.
+#[derive(Clone, Debug)]
+pub struct Update {
+    pub worker: usize,
+    /// In nanoseconds since the start.
+    pub at: u64,
+    /// Since the start.
+    pub counts: Counts,
+    /// Response times since the update before: nanoseconds and how many.
+    pub response: Vec<(u64, u64)>,
+}
+
+/// What a worker has when the run is over.
+#[derive(Clone, Debug, Default)]
+pub struct Finished {
+    pub record: Record,
+    /// Of the measured part.
+    pub used: Used,
+}
+
+/// What a worker used, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Used {
+    pub cpu: u64,
+    /// Processor time that went into waiting for the moment of a send.
+    pub spun: u64,
+    pub wall: u64,
+}
+
+/// Runs one worker to the end of its load.
+///
+/// Errors: no runtime or no timer; the run is stopped then, for a part of the load would be missing.
+pub fn run(config: Config) -> io::Result<Finished> {
+    if let Some(core) = config.core {
+        core_affinity::set_for_current(core_affinity::CoreId { id: core });
+    }
+    let runtime = RuntimeBuilder::<FusionDriver>::new().with_entries(1024).enable_timer().build();
+    let mut runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            config.stop.store(true, Ordering::Relaxed);
+            config.barrier.wait();
+            return Err(error);
+        }
+    };
+    runtime.block_on(drive(config))
+}
+
+async fn drive(config: Config) -> io::Result<Finished> {
+    let spun = Rc::new(Cell::new(0));
+    let timers = Timer::new(&spun).and_then(|pacer| Ok((pacer, Timer::new(&spun)?)));
+    let core = Rc::new(Core::new(config));
+    let request = Rc::new(core.config.request.to_vec());
+    for index in 0..core.slots.len() {
+        monoio::spawn(connection::run(Rc::clone(&core), index, Rc::clone(&request)));
+    }
+    let (mut timer, sweep_timer) = match timers {
+        Ok(timers) => timers,
+        Err(error) => {
+            core.config.stop.store(true, Ordering::Relaxed);
+            core.config.barrier.wait();
+            return Err(error);
+        }
+    };
+    let sweeper = monoio::spawn(sweep(Rc::clone(&core), sweep_timer, Rc::clone(&spun)));
+    core.until(|| core.tried.get() == core.slots.len()).await;
+    core.config.barrier.wait();
+    // All workers are ready; whoever comes first sets the start of all.
+    core.start.set(*core.config.start.get_or_init(|| Instant::now() + Duration::from_millis(2)));
+    match core.config.load.clone() {
+        Load::Open(plan) => {
+            let schedule = plan.arrivals(core.config.index as u64, core.config.workers as u64);
+            pace(&core, schedule, &mut timer).await;
+        }
+        Load::Closed { .. } => {
+            wait_until(&core, &mut timer, 1).await;
+            while let Some(index) = { core.idle.borrow_mut().pop_front() } {
+                core.assign(index, core.closed_job());
+            }
+            wait_until(&core, &mut timer, core.config.load.end()).await;
+        }
+    }
+    let drained_by = core.now() + if core.stopped() { INTERRUPTED_DRAIN } else { core.config.timeout + 100_000_000 };
+    core.until(|| core.busy.get() == 0 || core.now() > drained_by).await;
+    core.end();
+    let used = sweeper.await;
+    core.update(core.now());
+    Ok(Finished { record: core.record.take(), used })
+}
+
+/// Sends each request of `schedule` when it is due.
+async fn pace(core: &Core, schedule: Schedule, timer: &mut Timer) {
+    let end = core.config.load.end();
+    let mut schedule = schedule;
+    // What was due while an earlier request waited for a connection waited for it too.
+    let mut held_until = 0;
+    while let Some(arrival) = schedule.next() {
+        wait_until(core, timer, arrival.at).await;
+        if core.stopped() {
+            return;
+        }
+        // What the warm-up could not send in its time is dropped, so that measuring begins without a backlog.
+        if !arrival.measured && core.now() >= core.config.load.measured_from() {
+            continue;
+        }
+        let pop = || core.idle.borrow_mut().pop_front();
+        let mut free = pop();
+        let none_free = free.is_none();
+        if none_free {
+            if core.config.spin {
+                while free.is_none() && core.now() <= end && !core.stopped() {
+                    timer.turn().await;
+                    free = pop();
+                }
+            } else {
+                core.until(|| {
+                    free = free.or_else(pop);
+                    free.is_some() || core.now() > end || core.stopped()
+                })
+                .await;
+            }
+        }
+        let Some(index) = free.filter(|_| core.now() <= end.max(arrival.at)) else {
+            let now = core.now();
+            if arrival.measured {
+                core.unsent(arrival.at, now);
+            }
+            schedule.filter(|late| late.measured && late.at <= now).for_each(|late| core.unsent(late.at, now));
+            return;
+        };
+        if none_free {
+            held_until = core.now();
+        }
+        let blocked = arrival.at < held_until;
+        if arrival.measured {
+            let mut record = core.record.borrow_mut();
+            record.counts.planned += 1;
+            record.counts.blocked += u64::from(blocked);
+        }
+        core.assign(index, Job { intended: arrival.at, measured: arrival.measured, blocked });
+    }
+    wait_until(core, timer, end).await;
+}
+
+/// Waits until `at`, or until the run is stopped.
+async fn wait_until(core: &Core, timer: &mut Timer, at: u64) {
+    let margin = core.config.spin_margin;
+    let mut turns = 0_u32;
+    loop {
+        let now = core.now();
+        if now >= at || core.stopped() {
+            return;
+        }
+        let left = Duration::from_nanos(at - now);
+        if core.config.spin || left <= margin {
+            timer.turn().await;
+            // monoio's own timers do not run while tasks are ready, so the sweeper may not come by.
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(4096) {
+                core.sweep(now);
+            }
+        } else {
+            timer.sleep(left.saturating_sub(margin).min(SLEEP_MAX)).await;
+        }
+    }
+}
+
+/// Ends what takes too long and reports each second; gives what the worker used in the measured part.
+async fn sweep(core: Rc<Core>, mut timer: Timer, spun: Rc<Cell<u64>>) -> Used {
+    let period = Duration::from_nanos((core.config.timeout / 20).clamp(2_000_000, 50_000_000));
+    let measured_from = core.config.load.measured_from();
+    let mut next_update = measured_from + UPDATE_INTERVAL;
+    let used = |now| Used { cpu: cpu_time(), spun: spun.get(), wall: now };
+    let mut began: Option<Used> = None;
+    loop {
+        timer.sleep(period).await;
+        let now = core.now();
+        core.sweep(now);
+        core.wake_pacer();
+        if now >= measured_from.max(1) && began.is_none() {
+            began = Some(used(now));
+        }
+        if core.over.get() {
+            let (began, ended) = (began.unwrap_or_else(|| used(now)), used(now));
+            return Used {
+                cpu: ended.cpu.saturating_sub(began.cpu),
+                spun: ended.spun.saturating_sub(began.spun),
+                wall: ended.wall.saturating_sub(began.wall),
+            };
+        }
+        if now >= next_update {
+            core.update(now);
+            next_update += UPDATE_INTERVAL * (1 + (now - next_update) / UPDATE_INTERVAL);
+        }
+    }
+}
+
+/// Processor time of this thread, in nanoseconds.
+fn cpu_time() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or_default() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or_default()
+}
+
+impl Core {
+    fn closed_job(&self) -> Job {
+        let now = self.now();
+        let measured = now >= self.config.load.measured_from();
+        if measured {
+            self.record.borrow_mut().counts.planned += 1;
+        }
+        Job { intended: now, measured, blocked: false }
+    }
+
+    /// The next request of a connection in closed loop; nothing in open loop, or when the time is over.
+    fn next_closed(&self) -> Option<Job> {
+        let Load::Closed { .. } = self.config.load else { return None };
+        (self.now() < self.config.load.end() && !self.stopped()).then(|| self.closed_job())
+    }
+}

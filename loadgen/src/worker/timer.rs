@@ -1,0 +1,88 @@
+//! Waiting to the microsecond on monoio, whose own timers count whole milliseconds.
+//!
+//! A timerfd read through the ring wakes the worker some tens of microseconds late; so the wait ends early and the rest is spent
+//! yielding, which lets the connections of this worker go on. Without io_uring a file read would block the thread: there monoio's
+//! timer carries the coarse part.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+
+/// A yield that took less than this found nothing else to do.
+const IDLE_TURN: Duration = Duration::from_micros(5);
+
+pub(super) struct Timer {
+    descriptor: Option<(OwnedFd, monoio::fs::File)>,
+    buffer: Vec<u8>,
+    /// Time that went into yielding with nothing to do, in nanoseconds.
+    spun: Rc<Cell<u64>>,
+}
+
+impl Timer {
+    pub(super) fn new(spun: &Rc<Cell<u64>>) -> io::Result<Timer> {
+        let descriptor = if monoio::utils::detect_uring() {
+            let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+            let file = monoio::fs::File::from_std(File::from(timer.try_clone()?))?;
+            Some((timer, file))
+        } else {
+            None
+        };
+        Ok(Timer { descriptor, buffer: vec![0; 8], spun: Rc::clone(spun) })
+    }
+
+    /// Sleeps for about `duration`, some tens of microseconds longer.
+    pub(super) async fn sleep(&mut self, duration: Duration) {
+        let Some((timer, file)) = &self.descriptor else {
+            // monoio rounds up to its next millisecond; a shorter wait is left to the caller's yielding.
+            match duration.checked_sub(Duration::from_millis(2)) {
+                Some(coarse) => monoio::time::sleep(coarse).await,
+                None => self.turn().await,
+            }
+            return;
+        };
+        let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        let nanoseconds = i64::from(duration.subsec_nanos().max(1));
+        let once = Itimerspec {
+            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: Timespec { tv_sec: seconds, tv_nsec: nanoseconds },
+        };
+        if rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &once).is_err() {
+            return self.turn().await;
+        }
+        let (_, buffer) = file.read_at(std::mem::take(&mut self.buffer), 0).await;
+        self.buffer = buffer;
+    }
+
+    /// Lets the other tasks of this worker run once.
+    pub(super) async fn turn(&self) {
+        let before = Instant::now();
+        Yield(false).await;
+        let took = before.elapsed();
+        if took < IDLE_TURN {
+            self.spun.set(self.spun.get() + took.as_nanos() as u64);
+        }
+    }
+}
+
+/// Pending once.
+struct Yield(bool);
+
+impl Future for Yield {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.0, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

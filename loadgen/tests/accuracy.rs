@@ -1,0 +1,210 @@
+//! `torus-load run` against servers whose delays are known: what it reports is what they did.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A server with a thread for each connection, which answers after what `delay` says for request number n at time t.
+fn server(delay: impl Fn(u64, Duration) -> Duration + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let delay = Arc::new(delay);
+    let count = Arc::new(AtomicU64::new(0));
+    let start = Instant::now();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (delay, count) = (Arc::clone(&delay), Arc::clone(&count));
+            thread::spawn(move || {
+                let mut stream: TcpStream = stream.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let mut buffer = [0; 4096];
+                // Requests of this tool come one at a time and fit into one segment.
+                while stream.read(&mut buffer).is_ok_and(|length| length > 0) {
+                    thread::sleep(delay(count.fetch_add(1, Ordering::Relaxed), start.elapsed()));
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    format!("http://{address}/")
+}
+
+fn torus_load() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_torus-load"))
+}
+
+/// Runs and gives the report with the exit code.
+fn run(target: &str, flags: &str) -> (Value, i32) {
+    let flags = flags.split_ascii_whitespace();
+    let output = torus_load().args(["run", target, "--json", "-", "-q"]).args(flags).output().unwrap();
+    let report = serde_json::from_slice(&output.stdout);
+    let report = report.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    (report, output.status.code().unwrap())
+}
+
+/// In milliseconds.
+fn percentile(report: &Value, distribution: &str, percentile: f64) -> f64 {
+    let steps = report[distribution]["percentiles"].as_array().unwrap();
+    let step = steps.iter().find(|step| step[0].as_f64() == Some(percentile)).unwrap();
+    step[1].as_f64().unwrap() / 1e6
+}
+
+fn number(report: &Value, pointer: &str) -> f64 {
+    report.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("no {pointer} in {report}"))
+}
+
+/// `value` is at least `least` and not more than `above` higher, which is what a busy machine may add.
+#[track_caller]
+fn check_near(value: f64, least: f64, above: f64) {
+    assert!((least..least + above).contains(&value), "{value} is not in {least} to {}", least + above);
+}
+
+#[test]
+fn a_constant_delay_is_reported_as_it_is() {
+    let target = server(|_, _| Duration::from_millis(20));
+    let (report, _) = run(&target, "-r 100 -d 2s --warmup 200ms");
+    assert_eq!(number(&report, "/requests/succeeded"), 200.0);
+    check_near(percentile(&report, "response_time", 50.0), 20.0, 15.0);
+    check_near(percentile(&report, "service_time", 50.0), 20.0, 15.0);
+}
+
+#[test]
+fn both_modes_of_a_bimodal_delay_are_seen() {
+    let target = server(|n, _| Duration::from_millis(if n % 10 == 0 { 100 } else { 10 }));
+    let (report, _) = run(&target, "-r 100 -d 2s --warmup 0s");
+    check_near(percentile(&report, "service_time", 50.0), 10.0, 15.0);
+    check_near(percentile(&report, "service_time", 95.0), 100.0, 30.0);
+}
+
+/// The point of an open loop: two connections hide a stall from the service time, the schedule does not.
+#[test]
+fn a_stall_shows_in_the_response_time_only() {
+    let stall = |_, now: Duration| {
+        let phase = now.as_millis() as u64 % 1000;
+        Duration::from_millis(200_u64.saturating_sub(phase))
+    };
+    let target = server(stall);
+    let (report, _) = run(&target, "-r 500 -d 3s -c 2 --warmup 0s");
+    check_near(percentile(&report, "response_time", 99.0), 150.0, 150.0);
+    assert!(percentile(&report, "service_time", 99.0) < 50.0, "{}", report["service_time"]);
+    let (closed, _) = run(&target, "--closed -d 3s -c 2 --warmup 0s");
+    assert!(percentile(&closed, "response_time", 99.0) < 50.0, "{}", closed["response_time"]);
+}
+
+#[test]
+fn timeouts_count_as_at_least_the_timeout() {
+    let target = server(|n, _| Duration::from_millis(if n % 2 == 0 { 2000 } else { 0 }));
+    let (report, _) = run(&target, "-r 20 -d 1s --timeout 300ms --warmup 0s");
+    assert!(number(&report, "/requests/timed_out") >= 5.0, "{}", report["requests"]);
+    check_near(percentile(&report, "response_time", 99.0), 300.0, 100.0);
+}
+
+#[test]
+fn a_target_out_of_capacity_is_told_and_its_queue_is_counted() {
+    // Two connections of 20 ms each carry 100 a second.
+    let target = server(|_, _| Duration::from_millis(20));
+    let (report, code) = run(&target, "-r 400 -d 2s -c 2 --warmup 0s");
+    assert_eq!((report["verdict"]["kind"].as_str(), code), (Some("connection-limited"), 3), "{}", report["verdict"]);
+    assert_eq!(number(&report, "/requests/planned"), 800.0);
+    assert!(number(&report, "/requests/unsent") > 400.0);
+    assert!(percentile(&report, "response_time", 99.0) > 1000.0);
+}
+
+#[test]
+fn fast_errors_are_no_throughput_and_the_objective_decides_the_exit_code() {
+    let mut serve = Serve::start();
+    let (report, code) = run(&serve.url("/?status=503"), "-r 100 -d 1s --warmup 0s");
+    assert_eq!((number(&report, "/requests/succeeded"), number(&report, "/requests/failed"), code), (0.0, 100.0, 3));
+    assert_eq!(number(&report, "/response_time/count"), 0.0);
+    let (report, code) = run(&serve.url("/?delay_ms=30"), "-r 50 -d 1s --warmup 0s --slo p50<10ms,errors<1%");
+    assert_eq!(report["verdict"]["kind"], "valid", "{}", report["verdict"]);
+    assert_eq!(code, 2, "{}", report["objective"]);
+    serve.stop();
+}
+
+#[test]
+fn connections_are_renewed_as_asked_and_when_the_target_closes_them() {
+    let mut serve = Serve::start();
+    for (path, flags) in [("/fixed", "--requests-per-connection 1"), ("/?close=1", "")] {
+        let (report, _) = run(&serve.url(path), &format!("-r 100 -d 1s --warmup 0s {flags}"));
+        assert_eq!(number(&report, "/requests/succeeded"), 100.0, "{path}: {}", report["requests"]);
+        assert!(number(&report, "/requests/connections_opened") >= 100.0, "{path}: {}", report["requests"]);
+    }
+    serve.stop();
+}
+
+#[test]
+fn an_interruption_ends_with_a_full_report() {
+    let target = server(|_, _| Duration::ZERO);
+    let child = torus_load().args(["run", &target, "-q", "-d", "60s", "--json", "-"]).stdout(Stdio::piped()).spawn();
+    let child = child.unwrap();
+    thread::sleep(Duration::from_millis(2500));
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(number(&report, "/requests/succeeded") > 100.0);
+    assert!(report["verdict"]["reasons"].to_string().contains("interrupted"), "{}", report["verdict"]);
+}
+
+#[test]
+fn bad_input_is_told_in_a_line() {
+    let plan = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(plan.path(), "constant 1k 1s\nramp 5 1s\n").unwrap();
+    let name = plan.path().display().to_string();
+    let unwritable = format!("{name}:2:8: `1s` is no rate; try: 500, 2.5k, 1M (a second)");
+    for (flags, expected) in [
+        (vec!["http://127.0.0.1:1/"], "cannot connect to 127.0.0.1:1: Connection refused"),
+        (vec!["http://127.0.0.1:1/", "--plan", &name], &*unwritable),
+        (vec!["http://no-such-host.invalid/"], "cannot resolve `no-such-host.invalid`"),
+        (vec!["https://127.0.0.1/"], "`https://127.0.0.1/`: this version"),
+        (vec!["http://127.0.0.1:1/", "-c", "0"], "--connections must be at least 1"),
+        (vec!["http://127.0.0.1:1/", "-c", "100000000"], "100000000 connections need"),
+        (vec!["http://127.0.0.1:1/", "-H", "bad"], "--header `bad` is no field"),
+        (vec!["http://127.0.0.1:1/", "--watch-pid", "4294967295"], "cannot watch /proc/4294967295/stat"),
+    ] {
+        let output = torus_load().arg("run").args(&flags).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.starts_with(&format!("torus-load: {expected}")), "{flags:?}: {error}");
+        assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{flags:?}");
+    }
+}
+
+/// `torus-load serve` on a free port.
+struct Serve {
+    child: Child,
+    address: String,
+}
+
+impl Serve {
+    fn start() -> Serve {
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--threads", "1"];
+        let mut child = torus_load().args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit(' ').next().unwrap().to_owned();
+        Serve { child, address }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
