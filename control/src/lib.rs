@@ -1,3 +1,5 @@
 //! The control plane: what users write for Istio and Kubernetes comes in, Envoy's v3 API goes out.
 
+pub mod push;
+pub mod serve;
 pub mod source;

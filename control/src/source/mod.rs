@@ -1,5 +1,9 @@
 //! Where intent comes from: objects as Kubernetes shapes them, each with the place it was read from.
 
+pub mod folder;
 mod object;
+mod read;
+pub mod watch;
 
 pub use object::{Object, Place, ResourceName};
+pub use read::{NAMESPACE_DEFAULT, read};

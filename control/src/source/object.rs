@@ -1,9 +1,12 @@
 //! One object as a user wrote it: its identity, its content, and where each field of it stands.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
+use torus_xds::Diagnostic;
+use torus_xds::diagnostic;
 
 /// Kind, namespace and name: what makes an object one and the same. The API version is left out, since Istio serves
 /// one object under several.
@@ -15,6 +18,16 @@ pub struct ResourceName {
     /// Empty for objects of the cluster.
     pub namespace: String,
     pub name: String,
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
 }
 
 /// A file and a position in it. Lines and columns count from 1.
@@ -58,5 +71,14 @@ impl Object {
     /// The object's `spec`, or null.
     pub fn spec(&self) -> &Value {
         self.content.get("spec").unwrap_or(&Value::Null)
+    }
+
+    /// An error about the field at `path`.
+    pub fn diagnose(&self, path: &str, reason: String) -> Diagnostic {
+        let place = self.place_of(path);
+        Diagnostic {
+            place: Some(diagnostic::Place { line: place.line, column: place.column, source_line: "".into() }),
+            ..Diagnostic::error(place.file.clone(), path, reason)
+        }
     }
 }

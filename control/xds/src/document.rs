@@ -179,6 +179,11 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Byte offset of the node's start in the source, for callers that place many nodes and keep a table of lines.
+    pub fn offset(self) -> usize {
+        self.document.raw(self.index).start as usize
+    }
+
     /// Where the node starts.
     pub fn place(self) -> Place {
         self.document.place_at(self.document.raw(self.index).start as usize)

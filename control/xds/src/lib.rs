@@ -19,6 +19,7 @@ mod load;
 pub mod path;
 mod scalar;
 pub mod schema;
+pub mod serving;
 pub mod subscription;
 mod transcode;
 pub mod wire;
