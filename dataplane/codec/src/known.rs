@@ -14,7 +14,13 @@ macro_rules! known_names {
             /// The name in lower case.
             #[inline]
             pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
+                // The table is as long as the enum; a match would become a jump and not a load.
+                const TEXTS: [&str; Known::ALL.len()] = [$($text,)*];
+                let (_, rest) = TEXTS.split_at(self as usize);
+                match rest.first() {
+                    Some(text) => text,
+                    None => "",
+                }
             }
         }
     };

@@ -23,8 +23,11 @@ impl KnownSet {
     }
 
     /// Whether `name` is here.
+    #[inline]
     pub const fn has(self, name: Known) -> bool {
-        self.0 & 1 << name as u8 != 0
+        let number = name as u8;
+        let half = if number < 64 { self.0 as u64 } else { (self.0 >> 64) as u64 };
+        half >> (number % 64) & 1 != 0
     }
 
     pub(crate) const fn from_bits(bits: u128) -> Self {

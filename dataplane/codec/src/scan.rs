@@ -111,7 +111,7 @@ fn value_end(input: &[u8], at: usize) -> usize {
 /// Where the first byte from `at` on is that `stops` marks, or the end. The lowest byte that `stops` marks has to be a true one.
 #[inline(always)]
 fn first(input: &[u8], mut at: usize, stops: impl Fn(u64) -> u64) -> usize {
-    while let Some(word) = input.get(at..at + 8).and_then(|bytes| bytes.first_chunk::<8>()) {
+    for word in input.get(at..).unwrap_or_default().as_chunks::<8>().0 {
         let marks = stops(u64::from_le_bytes(*word));
         if marks != 0 {
             return at + marks.trailing_zeros() as usize / 8;

@@ -73,7 +73,7 @@ pub struct RingConfig {
     pub driver: DriverChoice,
     /// Submission queue entries, a power of two.
     pub submission_entries: u32,
-    /// Completion queue entries, a power of two; eight times the submission queue's when `None`, for a multishot receive
+    /// Completion queue entries, a power of two; sixteen times the submission queue's when `None`, for a multishot receive
     /// completes many times.
     pub completion_entries: Option<u32>,
     /// Receive buffers, a power of two, at most 32768.
@@ -102,7 +102,8 @@ impl Default for RingConfig {
     fn default() -> Self {
         Self {
             driver: DriverChoice::Auto,
-            submission_entries: 1024,
+            // Both queues are walked through in turn, so what they take of the cache is their size. A fuller turn submits twice.
+            submission_entries: 256,
             completion_entries: None,
             buffer_count: 512,
             buffer_bytes: 16 * 1024,

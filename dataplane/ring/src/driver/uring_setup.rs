@@ -17,7 +17,7 @@ use crate::sys::{self, Mapping};
 pub(super) const BUFFER_GROUP: u16 = 0;
 
 /// Completion queue entries for each submission queue entry where nothing else is asked: a multishot receive completes many times.
-pub(super) const COMPLETIONS_PER_SUBMISSION: u32 = 8;
+pub(super) const COMPLETIONS_PER_SUBMISSION: u32 = 16;
 
 /// An io_uring and its submitter.
 ///
