@@ -1,5 +1,7 @@
 //! The control plane: what users write for Istio and Kubernetes comes in, Envoy's v3 API goes out.
 
+pub mod ctl;
 pub mod push;
 pub mod serve;
 pub mod source;
+pub mod validate;

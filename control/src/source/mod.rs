@@ -6,4 +6,5 @@ mod read;
 pub mod watch;
 
 pub use object::{Object, Place, ResourceName};
+pub(crate) use read::push_name;
 pub use read::{NAMESPACE_DEFAULT, read};
