@@ -1,7 +1,10 @@
 //! The control plane: what users write for Istio and Kubernetes comes in, Envoy's v3 API goes out.
 
 pub mod ctl;
+pub mod evaluate;
+pub mod model;
 pub mod push;
 pub mod serve;
 pub mod source;
+pub mod translate;
 pub mod validate;

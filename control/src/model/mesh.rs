@@ -1,0 +1,182 @@
+//! The whole mesh: built from objects once, then only read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::api::{DestinationRule, Gateway, MeshConfig, ServiceEntry, VirtualService, WorkloadEntry};
+use super::config::{Config, Origin, Visibility};
+use super::finding::{Finding, Severity};
+use super::secret::Secrets;
+use super::service::Service;
+use super::{check, destination, host, registry, virtual_service};
+use crate::source::Object;
+
+/// What does not come from objects.
+#[derive(Debug, Clone)]
+pub struct MeshOptions {
+    /// DNS domain of Kubernetes Services.
+    pub domain: String,
+    /// What completes a short host name after its namespace; empty where configuration knows no domain.
+    pub short_name_suffix: String,
+    pub root_namespace: String,
+    /// Used where no ConfigMap `istio` in the root namespace has a `mesh` key.
+    pub mesh_config: serde_json::Value,
+}
+
+impl Default for MeshOptions {
+    fn default() -> Self {
+        Self {
+            domain: "cluster.local".to_owned(),
+            short_name_suffix: ".svc.cluster.local".to_owned(),
+            root_namespace: "istio-system".to_owned(),
+            mesh_config: serde_json::Value::Object(serde_json::Map::new()),
+        }
+    }
+}
+
+/// Everything that translation reads, in a fixed order: the same objects give the same mesh, in whatever order they come.
+#[derive(Debug, Clone)]
+pub struct Mesh {
+    pub options: MeshOptions,
+    pub config: MeshConfig,
+    /// Oldest first.
+    pub services: Vec<Arc<Service>>,
+    pub(crate) by_host: HashMap<String, Vec<Arc<Service>>>,
+    pub gateways: Vec<Arc<Config<Gateway>>>,
+    /// Delegates are resolved, names are full.
+    pub virtual_services: Vec<Arc<Config<VirtualService>>>,
+    pub(crate) destination_rules: destination::DestinationRules,
+    pub secrets: Secrets,
+}
+
+/// Objects by kind, each kind oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Sorted<'a> {
+    pub(super) kubernetes: HashMap<&'a str, Vec<&'a Object>>,
+    pub(super) service_entries: Vec<Config<ServiceEntry>>,
+    pub(super) workload_entries: Vec<Config<WorkloadEntry>>,
+}
+
+impl Mesh {
+    /// The mesh that `objects` describe, and what is to be said of them. An object that cannot be used is left out and
+    /// found; it never keeps the others from working.
+    pub fn build(objects: &[Object], options: &MeshOptions) -> (Self, Vec<Finding>) {
+        let mut findings = Vec::new();
+        let mut sorted = Sorted::default();
+        let mut gateways = Vec::new();
+        let mut virtual_services: Vec<Config<VirtualService>> = Vec::new();
+        let mut rules: Vec<Config<DestinationRule>> = Vec::new();
+        for object in objects {
+            match (object.resource.group.as_str(), object.resource.kind.as_str()) {
+                ("networking.istio.io", "Gateway") => keep(object, &mut gateways, &mut findings),
+                ("networking.istio.io", "VirtualService") => keep(object, &mut virtual_services, &mut findings),
+                ("networking.istio.io", "DestinationRule") => keep(object, &mut rules, &mut findings),
+                ("networking.istio.io", "ServiceEntry") => keep(object, &mut sorted.service_entries, &mut findings),
+                ("networking.istio.io", "WorkloadEntry") => keep(object, &mut sorted.workload_entries, &mut findings),
+                ("" | "discovery.k8s.io", kind) => sorted.kubernetes.entry(kind).or_default().push(object),
+                _ => {}
+            }
+        }
+        for list in sorted.kubernetes.values_mut() {
+            list.sort_by(|one, other| one.resource.cmp(&other.resource));
+        }
+        oldest_first(&mut sorted.service_entries);
+        oldest_first(&mut sorted.workload_entries);
+        oldest_first(&mut gateways);
+        oldest_first(&mut virtual_services);
+        oldest_first(&mut rules);
+
+        let config = mesh_config(&sorted, options, &mut findings);
+        let services = registry::services(&sorted, &config, options);
+        let mut by_host: HashMap<String, Vec<Arc<Service>>> = HashMap::new();
+        for service in &services {
+            by_host.entry(service.hostname.clone()).or_default().push(service.clone());
+        }
+        let virtual_services = virtual_service::resolve(virtual_services, options, &mut findings);
+        let mesh = Self {
+            options: options.clone(),
+            services,
+            by_host,
+            gateways: gateways.into_iter().map(Arc::new).collect(),
+            virtual_services: virtual_services.into_iter().map(Arc::new).collect(),
+            destination_rules: destination::DestinationRules::merge(rules, &config, options),
+            secrets: Secrets::read(sorted.kubernetes.get("Secret").map_or(&[], Vec::as_slice)),
+            config,
+        };
+        check::references(&mesh, &mut findings);
+        findings.sort_by(|one, other| {
+            (&one.resource, &one.place, one.code).cmp(&(&other.resource, &other.place, other.code))
+        });
+        (mesh, findings)
+    }
+
+    /// The service that a client in `namespace` reaches as `hostname`: one of its own namespace first, then
+    /// Kubernetes' own, then the oldest.
+    pub fn service(&self, hostname: &str, namespace: &str) -> Option<&Arc<Service>> {
+        let visible = || {
+            self.by_host.get(hostname).into_iter().flatten().filter(|service| service.visibility.includes(namespace))
+        };
+        visible()
+            .find(|service| service.namespace == namespace)
+            .or_else(|| visible().find(|service| service.kubernetes))
+            .or_else(|| visible().next())
+    }
+
+    /// True if a proxy in `namespace` may use this virtual service.
+    pub fn may_use(&self, virtual_service: &Config<VirtualService>, namespace: &str) -> bool {
+        let default = &self.config.default_virtual_service_export_to;
+        Visibility::parse(&virtual_service.spec.export_to, default, &virtual_service.namespace).includes(namespace)
+    }
+
+    /// `host` as configuration in `namespace` means it.
+    pub fn full_name(&self, host: &str, namespace: &str) -> String {
+        host::resolve_short_name(host, namespace, &self.options.short_name_suffix)
+    }
+}
+
+fn keep<T: serde::de::DeserializeOwned>(object: &Object, list: &mut Vec<Config<T>>, findings: &mut Vec<Finding>) {
+    match Config::parse(object) {
+        Ok(config) => list.push(config),
+        Err(finding) => findings.push(finding),
+    }
+}
+
+fn oldest_first<T>(list: &mut [Config<T>]) {
+    list.sort_by(|one, other| one.age().cmp(&other.age()));
+}
+
+fn mesh_config(sorted: &Sorted<'_>, options: &MeshOptions, findings: &mut Vec<Finding>) -> MeshConfig {
+    let map = sorted
+        .kubernetes
+        .get("ConfigMap")
+        .into_iter()
+        .flatten()
+        .find(|object| object.resource.namespace == options.root_namespace && object.resource.name == "istio");
+    let text = map.and_then(|object| object.content.get("data")?.get("mesh")?.as_str().map(|text| (*object, text)));
+    let read = match text {
+        Some((object, text)) => match serde_saphyr::from_str::<MeshConfig>(text) {
+            Ok(config) => config,
+            Err(error) => {
+                let origin = Origin::of(object);
+                findings.push(Finding {
+                    severity: Severity::Error,
+                    code: "IST0106",
+                    resource: object.resource.clone(),
+                    place: origin.place_of("data.mesh").clone(),
+                    message: format!("data.mesh: {}", error.to_string().lines().next().unwrap_or_default()),
+                });
+                MeshConfig::default()
+            }
+        },
+        None => serde_json::from_value(options.mesh_config.clone()).unwrap_or_default(),
+    };
+    MeshConfig {
+        trust_domain: if read.trust_domain.is_empty() { "cluster.local".to_owned() } else { read.trust_domain.clone() },
+        ..read
+    }
+}
+
+/// Labels that `object` carries, for selecting.
+pub(super) fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+}

@@ -1,0 +1,62 @@
+//! Certificates and keys out of Kubernetes Secrets.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use crate::source::Object;
+
+/// What a Secret gives a TLS listener.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credential {
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
+    pub root: Vec<u8>,
+}
+
+/// The key never reaches a log.
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Credential")
+            .field("certificate", &self.certificate.len())
+            .field("root", &self.root.len())
+            .finish()
+    }
+}
+
+/// Secrets by namespace and name.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets {
+    found: BTreeMap<(String, String), Credential>,
+}
+
+impl Secrets {
+    pub(super) fn read(objects: &[&Object]) -> Self {
+        let found = objects.iter().map(|object| {
+            let field = |names: &[&str]| names.iter().find_map(|name| entry(&object.content, name)).unwrap_or_default();
+            let credential = Credential {
+                certificate: field(&["tls.crt", "cert"]),
+                key: field(&["tls.key", "key"]),
+                root: field(&["ca.crt", "cacert"]),
+            };
+            ((object.resource.namespace.clone(), object.resource.name.clone()), credential)
+        });
+        Self { found: found.collect() }
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&Credential> {
+        self.found.get(&(namespace.to_owned(), name.to_owned()))
+    }
+}
+
+fn entry(content: &Value, name: &str) -> Option<Vec<u8>> {
+    if let Some(text) = content.get("stringData").and_then(|data| data.get(name)).and_then(Value::as_str) {
+        return Some(text.as_bytes().to_vec());
+    }
+    let text = content.get("data")?.get(name)?.as_str()?;
+    let text: String = text.split_whitespace().collect();
+    STANDARD.decode(text).ok()
+}

@@ -1,0 +1,105 @@
+//! The mesh as one gateway must see it, in Envoy's API. Pure: the same mesh and proxy give the same messages, in the same order.
+
+mod balance;
+mod cluster;
+mod connection_manager;
+mod endpoint;
+mod gateway;
+mod http_route;
+pub mod names;
+mod tls;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+
+use crate::model::api::VirtualService;
+use crate::model::{Mesh, Proxy, Service};
+
+/// The largest body of a direct response, as Istio sets it.
+const DIRECT_RESPONSE_LIMIT: u32 = 1024 * 1024;
+
+/// All listeners of `proxy`, each under its name.
+pub fn listeners(mesh: &Mesh, proxy: &Proxy) -> Vec<(String, Listener)> {
+    let list = gateway::listeners(mesh, proxy);
+    list.into_iter().map(|listener| (listener.name.clone(), listener)).collect()
+}
+
+/// All route configurations of `proxy`.
+pub fn routes(mesh: &Mesh, proxy: &Proxy) -> Vec<(String, RouteConfiguration)> {
+    let list = gateway::routes(mesh, proxy);
+    list.into_iter().map(|routes| (routes.name.clone(), routes)).collect()
+}
+
+/// The services whose clusters `proxy` gets. A gateway gets those that its routes lead to.
+fn services<'a>(mesh: &'a Mesh, proxy: &Proxy) -> Vec<&'a Service> {
+    let hosts = gateway::destinations(mesh, proxy);
+    hosts.iter().filter_map(|host| mesh.service(host, &proxy.namespace)).map(|service| service.as_ref()).collect()
+}
+
+/// All clusters of `proxy`.
+pub fn clusters(mesh: &Mesh, proxy: &Proxy) -> Vec<(String, Cluster)> {
+    let mut list: Vec<Cluster> = Vec::new();
+    for service in services(mesh, proxy) {
+        for port in &service.ports {
+            list.extend(cluster::of_port(mesh, proxy, service, port));
+        }
+    }
+    list.push(cluster::black_hole(mesh));
+    let by_name: BTreeMap<String, Cluster> = list.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
+    by_name.into_iter().collect()
+}
+
+/// The endpoints of the clusters called `wanted`, or of all clusters of `proxy` that are discovered.
+pub fn endpoints(
+    mesh: &Mesh,
+    proxy: &Proxy,
+    wanted: Option<&BTreeSet<String>>,
+) -> Vec<(String, ClusterLoadAssignment)> {
+    match wanted {
+        Some(wanted) => {
+            wanted.iter().filter_map(|name| Some((name.clone(), endpoints_of(mesh, proxy, name)?))).collect()
+        }
+        None => clusters(mesh, proxy)
+            .into_iter()
+            .filter(|(_, cluster)| cluster.eds_cluster_config.is_some())
+            .filter_map(|(name, _)| endpoints_of(mesh, proxy, &name).map(|assignment| (name, assignment)))
+            .collect(),
+    }
+}
+
+/// The endpoints of one outbound cluster; `None` where its service does not exist. Costs no more than that cluster.
+pub fn endpoints_of(mesh: &Mesh, proxy: &Proxy, name: &str) -> Option<ClusterLoadAssignment> {
+    let mut parts = name.splitn(4, '|');
+    let (direction, port, subset, host) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    if direction != "outbound" {
+        return None;
+    }
+    let port = port.parse().ok()?;
+    let service = mesh.service(host, &proxy.namespace)?;
+    service.port(port)?;
+    Some(endpoint::assignment(mesh, proxy, name, service, port, subset))
+}
+
+/// The secrets called `wanted` that `proxy` may have: those of its own namespace.
+pub fn secrets(mesh: &Mesh, proxy: &Proxy, wanted: &BTreeSet<String>) -> Vec<(String, Secret)> {
+    let found =
+        wanted.iter().filter_map(|name| Some((name.clone(), tls::secret(mesh, &proxy.metadata_namespace, name)?)));
+    found.collect()
+}
+
+fn destinations_of(spec: &VirtualService, into: &mut BTreeSet<String>) {
+    for route in &spec.http {
+        into.extend(route.route.iter().map(|to| to.destination.host.clone()));
+        into.extend(route.mirror.iter().map(|to| to.host.clone()));
+        into.extend(route.mirrors.iter().map(|mirror| mirror.destination.host.clone()));
+    }
+    for route in spec.tls.iter().chain(&spec.tcp) {
+        into.extend(route.route.iter().map(|to| to.destination.host.clone()));
+    }
+}
