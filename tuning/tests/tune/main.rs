@@ -1,0 +1,7 @@
+//! The real program, on real interfaces of its own network namespaces and on recorded trees.
+
+mod killed;
+mod machine;
+mod namespace;
+mod support;
+mod trees;
