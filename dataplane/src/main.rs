@@ -1,6 +1,6 @@
 //! The proxy's program: flags, bootstrap, listening sockets, workers, config thread.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use torus_proxy::worker::connection_limit::ConnectionLimits;
 use torus_proxy::worker::thread::{self, WorkerPlan, WorkerSockets};
 use torus_proxy::worker::watchdog::TurnAge;
 use torus_ring::{DriverChoice, Heartbeat, RingConfig};
+use torus_tune::setting::Profile;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -107,6 +108,9 @@ fn serve(
     if let Some(driver) = driver {
         tracing::info!(target: "main", "{worker_count} workers, I/O by {driver}");
     }
+    for finding in torus_tune::gates::findings(Path::new("/"), tuning_profile(options)) {
+        tracing::warn!(target: "main", "{finding}");
+    }
     let ended = ConfigThread {
         publisher,
         lifecycle: Arc::clone(&lifecycle),
@@ -152,6 +156,14 @@ fn open_sockets(snapshot: &Snapshot, worker_count: usize) -> Result<Vec<WorkerSo
         }
     }
     Ok(sockets)
+}
+
+/// Istio's agents name the node after what it is: `sidecar~...` or `router~...`.
+fn tuning_profile(options: &Options) -> Profile {
+    match &options.service_node {
+        Some(node) if node.starts_with("sidecar~") => Profile::Sidecar,
+        _ => Profile::GatewayThroughput,
+    }
 }
 
 fn turn_age(heartbeat: Heartbeat) -> TurnAge {
