@@ -155,6 +155,22 @@ fn an_interruption_ends_with_a_full_report() {
 }
 
 #[test]
+fn every_form_of_the_report_is_written() {
+    let target = server(|_, _| Duration::from_millis(1));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let files = ["a.csv", "a.hgrm", "a.html"].map(path);
+    let [csv, hgrm, html] = &files;
+    run(&target, &format!("-r 200 -d 2s --warmup 0s --csv {csv} --hgrm {hgrm} --html {html}"));
+    let [csv, hgrm, html] = files.map(|file| std::fs::read_to_string(file).unwrap());
+    assert!(csv.starts_with("from_s,to_s,asked") && csv.lines().count() >= 2, "{csv}");
+    assert!(hgrm.contains("Percentile") && hgrm.contains("#[Max"), "{hgrm}");
+    assert!(html.starts_with("<!doctype html>") && html.matches("<svg").count() >= 3);
+    let outside = html.contains("http-equiv") || html.contains("src=") || html.contains("href=");
+    assert!(!outside, "the page asks for something outside of it");
+}
+
+#[test]
 fn bad_input_is_told_in_a_line() {
     let plan = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(plan.path(), "constant 1k 1s\nramp 5 1s\n").unwrap();

@@ -1,5 +1,8 @@
 //! What a run found, in the form that files and the screen are made of.
 
+pub mod files;
+pub mod html;
+mod plot;
 pub mod text;
 
 use serde::Serialize;

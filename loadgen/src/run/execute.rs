@@ -15,6 +15,9 @@ use crate::worker::{self, Finished, Load, Update};
 /// Points of a series; when there are more, neighbours are joined, so that a long run takes no more memory.
 const POINTS_MAX: usize = 600;
 
+/// A stretch shorter than this, in nanoseconds, is no point of its own: its rates would be noise.
+const SHORT: u64 = 500_000_000;
+
 /// What happened.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -219,8 +222,10 @@ impl<'s> Gather<'s> {
             self.target_now = Some(now);
         }
         self.setup.progress(&point);
+        // What came in after the last whole second belongs to it.
+        let remainder = point.to.saturating_sub(point.from) < SHORT;
         match self.points.last_mut() {
-            Some(last) if self.in_point < self.per_point => last.join(point),
+            Some(last) if remainder || self.in_point < self.per_point => last.join(point),
             _ => {
                 self.points.push(point);
                 self.in_point = 0;

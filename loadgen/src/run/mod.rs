@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 use self::execute::ExecuteError;
 pub use self::setup::Options;
 use self::setup::{Setup, SetupError};
-use crate::report::{Report, text};
+use crate::report::{Report, files, html, text};
 use crate::verdict::Kind;
 
 /// Why a run gave no report.
@@ -57,6 +57,9 @@ fn exit_code(report: &Report) -> ExitCode {
     }
 }
 
+/// How a report becomes the content of a file.
+type Form = fn(&Report) -> String;
+
 /// Writes the report in every form that was asked for.
 fn write(options: &Options, report: &Report) -> Result<(), RunError> {
     let json_only = options.json.as_deref() == Some(Path::new("-"));
@@ -65,9 +68,15 @@ fn write(options: &Options, report: &Report) -> Result<(), RunError> {
     } else {
         print!("{}", text::render(report));
     }
-    let files = [(&options.json, report.json())];
-    for (path, content) in files {
+    let forms: [(_, Form); 4] = [
+        (&options.json, Report::json),
+        (&options.csv, files::csv),
+        (&options.hgrm, files::hgrm),
+        (&options.html, html::render),
+    ];
+    for (path, form) in forms {
         let Some(path) = path.as_ref().filter(|path| *path != Path::new("-")) else { continue };
+        let content = form(report);
         std::fs::write(path, content).map_err(|source| RunError::Write { path: path.display().to_string(), source })?;
     }
     Ok(())

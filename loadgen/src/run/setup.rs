@@ -105,6 +105,15 @@ pub struct Options {
     /// Write the report as JSON to this file; `-` for standard output, instead of the text.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write a time series as CSV.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write the percentiles of the response time as HdrHistogram's plotter reads them.
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+    /// Write a page with plots that opens without a network.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Print nothing while the run lasts.
     #[arg(short, long)]
     pub quiet: bool,
