@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use torus_codec::Version;
+
 use crate::config::snapshot::{RawSocketOption, TcpKeepalive};
 use crate::downstream::HeaderCase;
+use crate::wire::http2::Http2Options;
 
 /// HTTP on upstream connections; `None` is off or unlimited.
 /// Source: envoy.extensions.upstreams.http.v3.HttpProtocolOptions and the older fields of Cluster.
@@ -22,8 +25,33 @@ pub struct UpstreamHttp {
     pub header_count_max: u32,
     /// Age of a request.
     pub max_stream_duration: Option<Duration>,
+    /// Which version of HTTP its connections speak.
+    pub protocol: UpstreamProtocol,
     /// HTTP/1.1 details.
     pub http1: UpstreamHttp1,
+    /// HTTP/2 details.
+    pub http2: Http2Options,
+}
+
+/// Which version of HTTP a cluster's connections speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    #[default]
+    Http1,
+    Http2,
+    /// That of the request.
+    SameAsDownstream,
+}
+
+impl UpstreamProtocol {
+    /// Whether a request that came in `version` goes on over HTTP/2.
+    pub fn is_http2_for(self, version: Version) -> bool {
+        match self {
+            Self::Http1 => false,
+            Self::Http2 => true,
+            Self::SameAsDownstream => version == Version::Http2,
+        }
+    }
 }
 
 impl Default for UpstreamHttp {
@@ -35,7 +63,9 @@ impl Default for UpstreamHttp {
             header_bytes_max: 80 * 1024,
             header_count_max: 100,
             max_stream_duration: None,
+            protocol: UpstreamProtocol::default(),
             http1: UpstreamHttp1::default(),
+            http2: Http2Options::default(),
         }
     }
 }

@@ -100,7 +100,7 @@ impl Connection {
                         &Refusal::malformed(&malformed),
                     )
                 }
-                Head::Failed(HeadError::Closed { .. } | HeadError::Io(_)) => return Rest::Gone,
+                Head::Failed(HeadError::Closed { .. } | HeadError::Io(_) | HeadError::Stream(_)) => return Rest::Gone,
             };
             self.request_count += 1;
             match after {

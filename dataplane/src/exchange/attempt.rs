@@ -5,7 +5,7 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
-use torus_codec::{ConnectionToken, EncodeOptions, Limits, encode_request_head, remove_hop_by_hop};
+use torus_codec::{EncodeOptions, Limits, remove_hop_by_hop};
 
 use super::client::WhileWaiting;
 use super::client_stream::ClientStream;
@@ -16,7 +16,7 @@ use super::upload::UploadError;
 use super::{Exchange, Scope};
 use crate::telemetry::names::ClusterStat;
 use crate::telemetry::stream_info::ResponseFlag;
-use crate::upstream::{AcquireError, Chosen, Lease};
+use crate::upstream::{AcquireError, Chosen, Lease, SendHeadError};
 use crate::wire::{BodyError, HeadError};
 
 /// How an attempt ended.
@@ -55,6 +55,8 @@ impl Failure {
         match self.kind {
             AttemptFailure::ConnectRefused => "remote connection failure",
             AttemptFailure::ConnectTimeout => "connection timeout",
+            AttemptFailure::RemoteReset => "remote reset",
+            AttemptFailure::RefusedStream => "remote refused stream reset",
             AttemptFailure::Overflow => "overflow",
             AttemptFailure::ResetBeforeRequest | AttemptFailure::Reset | AttemptFailure::PerTryTimeout => {
                 "connection termination"
@@ -69,6 +71,7 @@ impl Failure {
             AttemptFailure::ConnectRefused | AttemptFailure::ConnectTimeout => ResponseFlag::UpstreamConnectionFailure,
             AttemptFailure::Overflow => ResponseFlag::UpstreamOverflow,
             AttemptFailure::ResetBeforeRequest | AttemptFailure::Reset => ResponseFlag::UpstreamConnectionTermination,
+            AttemptFailure::RemoteReset | AttemptFailure::RefusedStream => ResponseFlag::UpstreamRemoteReset,
             AttemptFailure::PerTryTimeout => ResponseFlag::UpstreamRequestTimeout,
             AttemptFailure::ProtocolError => ResponseFlag::UpstreamProtocolError,
         }
@@ -115,22 +118,23 @@ impl Exchange {
         self.deadlines.set(Deadline::UpstreamStreamDuration, core.ring.now(), duration_max);
         let elapsed = self.elapsed(core);
         self.info.upstream_connection_ready = Some(elapsed);
-        let Some(upstream) = lease.upstream() else { return Outcome::ClientGone };
-        self.info.upstream_connection_id = upstream.id;
-        self.info.connection_ids_attempted.push(upstream.id);
-        self.info.upstream_local = upstream.local.clone();
-        self.info.upstream_protocol = Some("HTTP/1.1");
+        let Some(mut upstream) = lease.stream() else { return Outcome::ClientGone };
+        self.info.upstream_connection_id = upstream.id();
+        self.info.connection_ids_attempted.push(upstream.id());
+        self.info.upstream_local = upstream.local();
+        self.info.upstream_protocol = Some(upstream.protocol());
         let options = EncodeOptions { case: forwarding.cluster.http.http1.header_case, ..EncodeOptions::default() };
-        let mut buffer = core.ring.buffer();
         let (headers, body) = (&self.request.headers, self.request.body);
-        if encode_request_head(headers, body, ConnectionToken::None, &options, &mut buffer).is_err() {
+        let head_bytes = match upstream.send_head(&core.ring, headers, body, &options) {
+            Ok(head_bytes) => head_bytes,
             // A header change made something that is no HTTP: nothing of it leaves.
-            return Outcome::Failed(Failure::new(AttemptFailure::ProtocolError));
-        }
-        let head_bytes = buffer.len();
-        upstream.socket.write(buffer);
+            Err(SendHeadError::Unencodable) => {
+                return Outcome::Failed(Failure::new(AttemptFailure::ProtocolError));
+            }
+            Err(SendHeadError::Refused) => return Outcome::Failed(Failure::new(AttemptFailure::ResetBeforeRequest)),
+        };
         let trailers = &self.request_trailers;
-        let body_bytes = self.upload.start_attempt(&core.ring, upstream, trailers, options.case);
+        let body_bytes = self.upload.start_attempt(&core.ring, &mut upstream, trailers, options.case);
         self.info.upstream_header_bytes_sent += headers.byte_count() as u64;
         self.info.upstream_wire_bytes_sent += (head_bytes + body_bytes) as u64;
         self.info.upstream_first_sent = Some(elapsed);
@@ -176,7 +180,8 @@ impl Exchange {
         chosen: &Chosen,
     ) -> Result<Lease, Outcome> {
         let core = scope.core;
-        let mut acquire = pin!(core.pools.acquire(chosen, forwarding.forward.priority.into()));
+        let http2 = forwarding.cluster.http.protocol.is_http2_for(self.request.version);
+        let mut acquire = pin!(core.pools.acquire(chosen, forwarding.forward.priority.into(), http2));
         let deadlines = &mut self.deadlines;
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquire.as_mut().poll(cx) {
@@ -224,7 +229,7 @@ impl Exchange {
             header_count_max: http.header_count_max as usize,
             ..Limits::default()
         };
-        let Some(upstream) = lease.upstream() else { return HeadOutcome::ClientGone };
+        let Some(mut upstream) = lease.stream() else { return HeadOutcome::ClientGone };
         poll_fn(|cx| {
             let now = core.ring.now();
             if let Poll::Ready(deadline) = self.deadlines.poll_expired(now, cx) {
@@ -233,7 +238,7 @@ impl Exchange {
             if !self.upload.is_done() {
                 let before_bytes = self.info.body_bytes_received;
                 let (trailers, info) = (&mut self.request_trailers, &mut self.info);
-                match self.upload.poll(&core.ring, client, upstream, trailers, info, cx) {
+                match self.upload.poll(&core.ring, client, &mut upstream, trailers, info, cx) {
                     Poll::Ready(Ok(())) => self.on_upload_done(scope, forwarding),
                     Poll::Ready(Err(UploadError::Client(error))) => {
                         return Poll::Ready(HeadOutcome::ClientFailed(error));
@@ -246,6 +251,7 @@ impl Exchange {
                     self.deadlines.set(Deadline::StreamIdle, now, self.idle_timeout);
                 }
             }
+            upstream.poll_flush(&core.ring, cx);
             match upstream.poll_head(method, &limits, &mut self.response, cx) {
                 Poll::Ready(Ok(head_bytes)) => {
                     self.info.upstream_header_bytes_received = self.response.headers.byte_count() as u64;
@@ -253,7 +259,9 @@ impl Exchange {
                     return Poll::Ready(HeadOutcome::Head);
                 }
                 Poll::Ready(Err(error)) => {
-                    upstream.is_closed_by_peer = !matches!(error, HeadError::Malformed(_));
+                    if !matches!(error, HeadError::Malformed(_)) {
+                        upstream.note_closed_by_peer();
+                    }
                     return Poll::Ready(HeadOutcome::Failed(failure_of(error, upstream.head_is_partial())));
                 }
                 Poll::Pending => {}
@@ -337,5 +345,11 @@ fn failure_of(error: HeadError, is_partial: bool) -> Failure {
         HeadError::Closed { .. } | HeadError::Io(_) if is_partial => Failure::new(AttemptFailure::ProtocolError),
         HeadError::Closed { .. } | HeadError::Io(_) => Failure::new(AttemptFailure::Reset),
         HeadError::Malformed(_) => Failure::new(AttemptFailure::ProtocolError),
+        HeadError::Stream(error) if error.is_reset() && error.is_remote() => Failure::new(match error.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => AttemptFailure::RefusedStream,
+            _ => AttemptFailure::RemoteReset,
+        }),
+        HeadError::Stream(error) if error.is_library() => Failure::new(AttemptFailure::ProtocolError),
+        HeadError::Stream(_) => Failure::new(AttemptFailure::Reset),
     }
 }

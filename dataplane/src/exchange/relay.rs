@@ -76,13 +76,26 @@ impl Exchange {
                 After::Gone
             }
             Ended::UpstreamFailed(error) => {
-                if let (BodyError::Truncated | BodyError::Io(_), Some(upstream)) = (&error, lease.upstream()) {
-                    upstream.is_closed_by_peer = true;
+                if let (BodyError::Truncated | BodyError::Io(_), Some(mut upstream)) = (&error, lease.stream()) {
+                    upstream.note_closed_by_peer();
                 }
-                // A body that breaks off, by a close or a reset, is an unfinished message.
-                stats.increment(core.core, ClusterStat::UpstreamCxProtocolError);
-                let details = "upstream_reset_after_response_started{protocol_error}";
-                self.note(Some(ResponseFlag::UpstreamProtocolError), details);
+                match &error {
+                    BodyError::Stream(reset) if reset.is_reset() && reset.is_remote() => {
+                        stats.increment(core.core, ClusterStat::UpstreamRqRxReset);
+                        let details = "upstream_reset_after_response_started{remote_reset}";
+                        self.note(Some(ResponseFlag::UpstreamRemoteReset), details);
+                    }
+                    BodyError::Stream(ended) if !ended.is_library() => {
+                        let details = "upstream_reset_after_response_started{connection_termination}";
+                        self.note(Some(ResponseFlag::UpstreamConnectionTermination), details);
+                    }
+                    _ => {
+                        // A body that breaks off, by a close or a reset, is an unfinished message.
+                        stats.increment(core.core, ClusterStat::UpstreamCxProtocolError);
+                        let details = "upstream_reset_after_response_started{protocol_error}";
+                        self.note(Some(ResponseFlag::UpstreamProtocolError), details);
+                    }
+                }
                 scope.manager.stats.increment(core.core, HttpStat::DownstreamRqTxReset);
                 framing.broken_off()
             }
@@ -143,7 +156,7 @@ impl Exchange {
         lease: &mut Lease,
     ) -> Ended {
         let core = scope.core;
-        let Some(upstream) = lease.upstream() else { return Ended::ClientGone };
+        let Some(mut upstream) = lease.stream() else { return Ended::ClientGone };
         let write_timeout = scope.manager.timeouts.write_progress;
         poll_fn(|cx| {
             let now = core.ring.now();
@@ -162,13 +175,14 @@ impl Exchange {
             let before_bytes = (self.info.body_bytes_received, self.info.body_bytes_sent);
             if !self.upload.is_done() {
                 let (trailers, info) = (&mut self.request_trailers, &mut self.info);
-                match self.upload.poll(&core.ring, client, upstream, trailers, info, cx) {
+                match self.upload.poll(&core.ring, client, &mut upstream, trailers, info, cx) {
                     Poll::Ready(Ok(())) => self.on_upload_done(scope, forwarding),
                     Poll::Ready(Err(UploadError::Client(_))) => return Poll::Ready(Ended::ClientGone),
                     Poll::Ready(Err(UploadError::Upstream)) => self.upload.give_up(),
                     Poll::Pending => {}
                 }
             }
+            upstream.poll_flush(&core.ring, cx);
             loop {
                 match client.poll_writable(&core.ring, cx) {
                     Poll::Ready(Ok(())) => self.deadlines.clear(Deadline::WriteProgress),

@@ -80,6 +80,10 @@ pub enum AttemptFailure {
     ResetBeforeRequest,
     /// The connection ended after the request was sent (in part) and before a full head of the reply.
     Reset,
+    /// The upstream reset the stream before a full head of the reply.
+    RemoteReset,
+    /// The upstream refused the stream: it did nothing with it (RFC 9113 §8.7).
+    RefusedStream,
     /// The reply is no valid HTTP.
     ProtocolError,
     /// `per_try_timeout` or `per_try_idle_timeout` passed.
@@ -509,7 +513,11 @@ impl RetryState {
                 as_reset | before | RetryOn::CONNECT_FAILURE
             }
             AttemptFailure::ResetBeforeRequest => as_reset | before,
-            AttemptFailure::Reset | AttemptFailure::ProtocolError | AttemptFailure::PerTryTimeout => as_reset,
+            AttemptFailure::RefusedStream => as_reset | RetryOn::REFUSED_STREAM,
+            AttemptFailure::Reset
+            | AttemptFailure::RemoteReset
+            | AttemptFailure::ProtocolError
+            | AttemptFailure::PerTryTimeout => as_reset,
         };
         self.on.has(conditions)
     }

@@ -7,7 +7,7 @@ use torus_ring::Ring;
 
 use super::client_stream::ClientStream;
 use crate::telemetry::stream_info::StreamInfo;
-use crate::upstream::Upstream;
+use crate::upstream::UpstreamStream;
 use crate::wire::{BodyError, BodyEvent, BodyWriter};
 
 /// Bytes that may wait for a slow upstream or client before reading pauses.
@@ -27,8 +27,10 @@ pub struct Upload {
     case: NameCase,
     /// The client's body was read to its end.
     received: bool,
-    /// `enable_trailers`: the request's trailers go on.
+    /// The client's trailers are taken.
     with_trailers: bool,
+    /// `enable_trailers`: they go on to an upstream of HTTP/1.1.
+    http1_trailers: bool,
 }
 
 /// Why a body could not be sent.
@@ -41,8 +43,9 @@ pub enum UploadError {
 
 impl Upload {
     /// Begins a request's body.
-    pub fn start(&mut self, request: &RequestHead, received: bool, with_trailers: bool) {
+    pub fn start(&mut self, request: &RequestHead, received: bool, with_trailers: bool, http1_trailers: bool) {
         self.with_trailers = with_trailers;
+        self.http1_trailers = http1_trailers;
         self.length = request.body;
         self.kept.clear();
         self.keeping = false;
@@ -80,7 +83,7 @@ impl Upload {
     pub fn start_attempt(
         &mut self,
         ring: &Ring,
-        upstream: &mut Upstream,
+        upstream: &mut UpstreamStream<'_>,
         trailers: &HeaderMap,
         case: NameCase,
     ) -> usize {
@@ -92,10 +95,10 @@ impl Upload {
         }
         let mut sent_bytes = 0;
         if !self.kept.is_empty() {
-            sent_bytes += self.writer.write_slice(ring, &mut upstream.socket, &self.kept);
+            sent_bytes += upstream.send_slice(ring, self.writer, &self.kept);
         }
         if self.received {
-            sent_bytes += self.writer.finish(ring, &mut upstream.socket, trailers, self.case);
+            sent_bytes += upstream.finish_body(ring, self.writer, trailers, self.case);
             self.done = true;
         }
         sent_bytes
@@ -106,15 +109,13 @@ impl Upload {
         &mut self,
         ring: &Ring,
         client: &mut ClientStream<'_>,
-        upstream: &mut Upstream,
+        upstream: &mut UpstreamStream<'_>,
         trailers: &mut HeaderMap,
         info: &mut StreamInfo,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), UploadError>> {
         while !self.done {
-            if upstream.socket.queued_bytes() > QUEUED_BYTES_MAX
-                && ready!(upstream.socket.poll_drained(cx, QUEUED_BYTES_MAX)).is_err()
-            {
+            if ready!(upstream.poll_writable(ring, QUEUED_BYTES_MAX, cx)).is_err() {
                 return Poll::Ready(Err(UploadError::Upstream));
             }
             match ready!(client.poll_body(trailers, cx)) {
@@ -122,14 +123,14 @@ impl Upload {
                     info.body_bytes_received += data.len() as u64;
                     info.downstream_wire_bytes_received += data.len() as u64;
                     self.remember(&data);
-                    let sent_bytes = self.writer.write(ring, &mut upstream.socket, data);
+                    let sent_bytes = upstream.send_body(ring, self.writer, data);
                     info.upstream_wire_bytes_sent += sent_bytes as u64;
                 }
                 Ok(BodyEvent::End) => {
-                    if !self.with_trailers {
+                    if !self.with_trailers || !upstream.takes_trailers(self.http1_trailers) {
                         trailers.clear();
                     }
-                    let sent_bytes = self.writer.finish(ring, &mut upstream.socket, trailers, self.case);
+                    let sent_bytes = upstream.finish_body(ring, self.writer, trailers, self.case);
                     info.upstream_wire_bytes_sent += sent_bytes as u64;
                     self.received = true;
                     self.done = true;

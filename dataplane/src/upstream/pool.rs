@@ -15,6 +15,8 @@ use std::task::{Context, Poll, Waker};
 use torus_ring::{ConnectOptions, Keepalive, Nanos, PeerAddr, Ring, SocketOption};
 
 use super::connection::{Counted, Place, Upstream};
+use super::http2::{Http2Connection, Http2Upstream};
+use super::stream::UpstreamStream;
 use crate::cluster::{
     Admission, Balancer, Choice, Cluster, ClusterIndex, Host, HostIndex, Priority, Resource, RetryHosts,
     UpstreamConnectOptions,
@@ -30,13 +32,13 @@ pub const UPSTREAM_TOKEN_BIT: u64 = 1 << 63;
 
 /// The pools of one core.
 pub struct Pools {
-    ring: Ring,
-    core: Core,
-    state: RefCell<State>,
+    pub(super) ring: Ring,
+    pub(super) core: Core,
+    pub(super) state: RefCell<State>,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     clusters: Vec<Option<Box<ClusterPool>>>,
     idle: Slab<Upstream>,
     waiting: Slab<Waiting>,
@@ -44,23 +46,27 @@ struct State {
 }
 
 /// What one core knows of one cluster; made when the cluster is first used.
-struct ClusterPool {
-    cluster: Arc<Cluster>,
+pub(super) struct ClusterPool {
+    pub(super) cluster: Arc<Cluster>,
     balancer: Balancer,
-    admission: Admission,
+    pub(super) admission: Admission,
     /// By [`HostIndex`].
-    hosts: Vec<HostPool>,
+    pub(super) hosts: Vec<HostPool>,
     /// Requests in progress, by [`HostIndex`]; what least-request balancing compares.
-    active: Vec<u32>,
+    pub(super) active: Vec<u32>,
     /// Grows when the endpoints change; a [`Chosen`] of an older epoch is looked up by address.
     epoch: u32,
 }
 
 #[derive(Default)]
-struct HostPool {
+pub(super) struct HostPool {
     /// Most recently used last; keys of connections that closed meanwhile find nothing.
     idle: Vec<SlabKey>,
-    connection_count: u32,
+    /// Connections that carry several requests, oldest first.
+    pub(super) http2: Vec<Rc<Http2Connection>>,
+    /// How many more are being opened.
+    pub(super) http2_connecting: u32,
+    pub(super) connection_count: u32,
     waiters: VecDeque<SlabKey>,
 }
 
@@ -71,7 +77,7 @@ struct Waiting {
 }
 
 #[expect(clippy::large_enum_variant, reason = "it moves once, and a box would be an allocation for a request")]
-enum Answer {
+pub(super) enum Answer {
     /// A returned connection, for this request.
     Granted(Upstream),
     /// A connection closed: there may be room to open one.
@@ -135,6 +141,9 @@ impl Pools {
             }
         }
         for host in &mut pool.hosts {
+            for connection in host.http2.drain(..) {
+                connection.retire();
+            }
             for key in host.idle.drain(..) {
                 if let Some(upstream) = idle.remove(key) {
                     count_closed(&pool.cluster, &mut pool.admission, self.core, &upstream, self.ring.now());
@@ -201,8 +210,20 @@ impl Pools {
         }
     }
 
-    /// A connection to the chosen endpoint, idle or new.
-    pub async fn acquire(self: &Rc<Self>, chosen: &Chosen, priority: Priority) -> Result<Lease, AcquireError> {
+    /// A connection to the chosen endpoint, idle or new, or a stream of one; `http2`: what it speaks.
+    pub async fn acquire(
+        self: &Rc<Self>,
+        chosen: &Chosen,
+        priority: Priority,
+        http2: bool,
+    ) -> Result<Lease, AcquireError> {
+        match http2 {
+            false => self.acquire_http1(chosen, priority).await,
+            true => self.acquire_http2(chosen, priority).await,
+        }
+    }
+
+    async fn acquire_http1(self: &Rc<Self>, chosen: &Chosen, priority: Priority) -> Result<Lease, AcquireError> {
         // A request without an idle connection is pending, whether a connection is being opened for it or not.
         let mut pending: Option<PendingPermit> = None;
         loop {
@@ -213,7 +234,7 @@ impl Pools {
                 pending = Some(PendingPermit::new(self, chosen.cluster, priority)?);
             }
             if let Some(counted) = self.may_connect(chosen, priority)? {
-                let upstream = self.connect(chosen, priority, counted).await?;
+                let upstream = self.connect(chosen, priority, counted, false).await?;
                 drop(pending);
                 return self.attach(upstream, priority);
             }
@@ -308,7 +329,7 @@ impl Pools {
     }
 
     /// Whether a connection may be opened now, and how it is counted; it is counted from here on.
-    fn may_connect(&self, chosen: &Chosen, priority: Priority) -> Result<Option<Counted>, AcquireError> {
+    pub(super) fn may_connect(&self, chosen: &Chosen, priority: Priority) -> Result<Option<Counted>, AcquireError> {
         let mut state = self.state.borrow_mut();
         let pool = state.existing(chosen.cluster).ok_or(AcquireError::HostGone)?;
         let place = pool.place(chosen).ok_or(AcquireError::HostGone)?;
@@ -332,18 +353,20 @@ impl Pools {
         Ok(None)
     }
 
-    async fn connect(
+    pub(super) async fn connect(
         self: &Rc<Self>,
         chosen: &Chosen,
         priority: Priority,
         counted: Counted,
+        http2: bool,
     ) -> Result<Upstream, AcquireError> {
         let (options, timeout) = {
             let mut state = self.state.borrow_mut();
             let pool = state.existing(chosen.cluster).ok_or(AcquireError::HostGone)?;
             let cluster = &pool.cluster;
             cluster.stats.increment(self.core, ClusterStat::UpstreamCxTotal);
-            cluster.stats.increment(self.core, ClusterStat::UpstreamCxHttp1Total);
+            let by_version = if http2 { ClusterStat::UpstreamCxHttp2Total } else { ClusterStat::UpstreamCxHttp1Total };
+            cluster.stats.increment(self.core, by_version);
             cluster.stats.increment(self.core, ClusterStat::UpstreamCxActive);
             if let Some(host) = pool.place(chosen).and_then(|place| cluster.endpoints.hosts.get(place.0 as usize)) {
                 host.stats.increment(self.core, HostStat::CxTotal);
@@ -417,7 +440,7 @@ impl Pools {
         }
         upstream.request_count += 1;
         upstream.request_priority = priority;
-        Ok(Lease { pools: Rc::clone(self), upstream: Some(upstream) })
+        Ok(Lease { pools: Rc::clone(self), leased: Some(Leased::Http1(upstream)) })
     }
 
     /// Ends a request's use of the connection and decides whether another request may have it.
@@ -462,7 +485,7 @@ impl Pools {
     }
 
     /// Gives the connection to the first waiting request, or keeps it idle.
-    fn put_back(&self, mut upstream: Upstream) {
+    pub(super) fn put_back(&self, mut upstream: Upstream) {
         let mut state = self.state.borrow_mut();
         let State { clusters, idle, waiting, .. } = &mut *state;
         let pool = clusters.get_mut(upstream.place.cluster.0 as usize).and_then(Option::as_mut);
@@ -531,42 +554,62 @@ pub struct Tried<'a> {
 /// A connection in use by one request. Dropping it closes the connection: only [`Lease::give_back`] returns it.
 pub struct Lease {
     pools: Rc<Pools>,
-    upstream: Option<Upstream>,
+    leased: Option<Leased>,
+}
+
+#[allow(clippy::large_enum_variant, reason = "it moves once a request, and a box would be an allocation for it")]
+enum Leased {
+    Http1(Upstream),
+    Http2(Http2Upstream),
 }
 
 impl Lease {
-    /// The connection; `None` never happens before the lease ends.
-    pub fn upstream(&mut self) -> Option<&mut Upstream> {
-        self.upstream.as_mut()
+    /// The lease of a stream.
+    pub(super) fn of_http2(pools: &Rc<Pools>, stream: Http2Upstream) -> Self {
+        Self { pools: Rc::clone(pools), leased: Some(Leased::Http2(stream)) }
+    }
+
+    /// The connection or stream; `None` never happens before the lease ends.
+    pub fn stream(&mut self) -> Option<UpstreamStream<'_>> {
+        self.leased.as_mut().map(|leased| match leased {
+            Leased::Http1(upstream) => UpstreamStream::Http1(upstream),
+            Leased::Http2(stream) => UpstreamStream::Http2(stream),
+        })
     }
 
     /// Ends the lease after a complete exchange; the connection is kept if it can serve another request.
     pub fn give_back(mut self) {
-        if let Some(upstream) = self.upstream.take() {
-            let is_complete = upstream.response_is_complete();
-            let reusable = is_complete && upstream.socket.queued_bytes() == 0;
-            self.pools.on_returned(upstream, reusable, is_complete);
+        match self.leased.take() {
+            Some(Leased::Http1(upstream)) => {
+                let is_complete = upstream.response_is_complete();
+                let reusable = is_complete && upstream.socket.queued_bytes() == 0;
+                self.pools.on_returned(upstream, reusable, is_complete);
+            }
+            Some(Leased::Http2(stream)) => self.pools.on_http2_ended(stream),
+            None => {}
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(upstream) = self.upstream.take() {
-            self.pools.on_returned(upstream, false, false);
+        match self.leased.take() {
+            Some(Leased::Http1(upstream)) => self.pools.on_returned(upstream, false, false),
+            Some(Leased::Http2(stream)) => self.pools.on_http2_ended(stream),
+            None => {}
         }
     }
 }
 
 /// A place in the pending queue's circuit breaker; given back on drop.
-struct PendingPermit<'a> {
+pub(super) struct PendingPermit<'a> {
     pools: &'a Pools,
     cluster: ClusterIndex,
     priority: Priority,
 }
 
 impl<'a> PendingPermit<'a> {
-    fn new(pools: &'a Pools, cluster: ClusterIndex, priority: Priority) -> Result<Self, AcquireError> {
+    pub(super) fn new(pools: &'a Pools, cluster: ClusterIndex, priority: Priority) -> Result<Self, AcquireError> {
         let mut state = pools.state.borrow_mut();
         let pool = state.existing(cluster).ok_or(AcquireError::HostGone)?;
         if !pool.admission.try_acquire(Resource::Pending, priority) {
@@ -648,13 +691,13 @@ impl Drop for ConnectGuard<'_> {
 }
 
 /// Completes when a connection is granted or there may be room to open one.
-struct WaitForConnection<'a> {
+pub(super) struct WaitForConnection<'a> {
     pools: &'a Pools,
     key: SlabKey,
 }
 
 impl<'a> WaitForConnection<'a> {
-    fn new(pools: &'a Pools, chosen: &Chosen) -> Result<Self, AcquireError> {
+    pub(super) fn new(pools: &'a Pools, chosen: &Chosen) -> Result<Self, AcquireError> {
         let mut state = pools.state.borrow_mut();
         let State { clusters, waiting, .. } = &mut *state;
         let pool = clusters.get_mut(chosen.cluster.0 as usize).and_then(Option::as_mut);
@@ -694,8 +737,35 @@ impl Drop for WaitForConnection<'_> {
 }
 
 impl State {
-    fn existing(&mut self, index: ClusterIndex) -> Option<&mut ClusterPool> {
+    pub(super) fn existing(&mut self, index: ClusterIndex) -> Option<&mut ClusterPool> {
         self.clusters.get_mut(index.0 as usize)?.as_deref_mut()
+    }
+
+    /// What is known of the chosen endpoint.
+    pub(super) fn host_pool(&mut self, chosen: &Chosen) -> Option<&mut HostPool> {
+        let pool = self.existing(chosen.cluster)?;
+        let place = pool.place(chosen)?;
+        pool.hosts.get_mut(place.0 as usize)
+    }
+
+    /// Lets every request that waits for the chosen endpoint look again.
+    pub(super) fn invite_all_of(&mut self, chosen: &Chosen) {
+        let Self { clusters, waiting, .. } = self;
+        let Some(Some(pool)) = clusters.get_mut(chosen.cluster.0 as usize) else { return };
+        let Some(place) = pool.place(chosen) else { return };
+        if let Some(host) = pool.hosts.get_mut(place.0 as usize) {
+            invite_all(host, waiting);
+        }
+    }
+
+    /// Lets every request that waits for the endpoint of a connection look again.
+    pub(super) fn invite_all(&mut self, cluster: ClusterIndex, place: &Place, address: &Address) {
+        let Self { clusters, waiting, .. } = self;
+        let Some(Some(pool)) = clusters.get_mut(cluster.0 as usize) else { return };
+        let Some(place) = pool.place_at(place.epoch, place.host, || Some(address.clone())) else { return };
+        if let Some(host) = pool.hosts.get_mut(place.0 as usize) {
+            invite_all(host, waiting);
+        }
     }
 
     fn cluster_pool(
@@ -727,6 +797,20 @@ impl State {
 }
 
 impl ClusterPool {
+    /// Counts a request that goes to the chosen endpoint.
+    pub(super) fn begin_request(&mut self, core: Core, chosen: &Chosen) {
+        self.cluster.stats.increment(core, ClusterStat::UpstreamRqTotal);
+        self.cluster.stats.increment(core, ClusterStat::UpstreamRqActive);
+        let Some(place) = self.place(chosen) else { return };
+        if let Some(active) = self.active.get_mut(place.0 as usize) {
+            *active += 1;
+        }
+        if let Some(host) = self.cluster.host(place) {
+            host.stats.increment(core, HostStat::RqTotal);
+            host.stats.increment(core, HostStat::RqActive);
+        }
+    }
+
     fn place(&self, chosen: &Chosen) -> Option<HostIndex> {
         self.place_at(chosen.epoch, chosen.host, || Some(chosen.address.clone()))
     }
@@ -737,7 +821,12 @@ impl ClusterPool {
         })
     }
 
-    fn place_at(&self, epoch: u32, host: HostIndex, address: impl FnOnce() -> Option<Address>) -> Option<HostIndex> {
+    pub(super) fn place_at(
+        &self,
+        epoch: u32,
+        host: HostIndex,
+        address: impl FnOnce() -> Option<Address>,
+    ) -> Option<HostIndex> {
         if epoch == self.epoch {
             return Some(host);
         }
@@ -758,19 +847,41 @@ fn invite_waiter(host: &mut HostPool, waiting: &mut Slab<Waiting>) {
     }
 }
 
+/// Lets every waiting request of the endpoint look again.
+fn invite_all(host: &mut HostPool, waiting: &mut Slab<Waiting>) {
+    // One that waits again is asked another time.
+    for _ in 0..host.waiters.len() {
+        invite_waiter(host, waiting);
+    }
+}
+
 fn count_closed(cluster: &Cluster, admission: &mut Admission, core: Core, upstream: &Upstream, now: Nanos) {
-    let Place { host, priority, counted, .. } = upstream.place;
+    let length = now.since(upstream.opened_at);
+    cluster.stats.record(core, ClusterStat::UpstreamCxLengthMs, length.as_millis() as u64);
+    let received = upstream.socket.bytes_received() - upstream.counted_bytes.0;
+    let sent = upstream.socket.bytes_sent() - upstream.counted_bytes.1;
+    count_ended(cluster, admission, core, &upstream.place, u64::from(upstream.request_count), (received, sent));
+}
+
+/// Counts the end of a connection that served so many requests and moved so many bytes, received and sent.
+pub(super) fn count_ended(
+    cluster: &Cluster,
+    admission: &mut Admission,
+    core: Core,
+    place: &Place,
+    request_count: u64,
+    bytes: (u64, u64),
+) {
+    let Place { host, priority, counted, .. } = *place;
     if counted.by_cluster {
         admission.release(Resource::Connections, priority);
     }
     let stats = &cluster.stats;
     stats.decrement(core, ClusterStat::UpstreamCxActive);
     stats.increment(core, ClusterStat::UpstreamCxDestroy);
-    let length = now.since(upstream.opened_at);
-    stats.record(core, ClusterStat::UpstreamCxLengthMs, length.as_millis() as u64);
-    stats.record(core, ClusterStat::UpstreamRqPerCx, u64::from(upstream.request_count));
-    stats.add(core, ClusterStat::UpstreamCxRxBytesTotal, upstream.socket.bytes_received() - upstream.counted_bytes.0);
-    stats.add(core, ClusterStat::UpstreamCxTxBytesTotal, upstream.socket.bytes_sent() - upstream.counted_bytes.1);
+    stats.record(core, ClusterStat::UpstreamRqPerCx, request_count);
+    stats.add(core, ClusterStat::UpstreamCxRxBytesTotal, bytes.0);
+    stats.add(core, ClusterStat::UpstreamCxTxBytesTotal, bytes.1);
     if let Some(host) = cluster.host(host) {
         host.stats.decrement(core, HostStat::CxActive);
         if counted.by_host

@@ -19,6 +19,8 @@ pub enum HeadError {
     Io(io::Error),
     /// The bytes are no head that may be forwarded.
     Malformed(Malformed),
+    /// The HTTP/2 stream was reset, or its connection ended.
+    Stream(h2::Error),
 }
 
 /// Gathers the pieces of a head. One serves a connection for its whole life.

@@ -5,14 +5,13 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
 
 use crate::cluster::UpstreamHttp;
-use crate::cluster::options::UpstreamHttp1;
-use crate::config::parse::ParseContext;
+use crate::cluster::options::{UpstreamHttp1, UpstreamProtocol};
+use crate::config::parse::{ParseContext, http2_options};
 use crate::config::reject::Refused;
 use crate::downstream::HeaderCase;
 
 /// Where Envoy looks for them in `typed_extension_protocol_options`.
 const EXTENSION: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-const HTTP2: &str = "HTTP/2 to the upstream is not there yet in this version";
 
 #[expect(deprecated, reason = "Envoy still honours the older fields where the extension is absent")]
 pub(super) fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Result<UpstreamHttp, Refused> {
@@ -25,8 +24,10 @@ pub(super) fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Resu
         }
         context.problems.leave(outer);
     } else {
-        if config.http2_protocol_options.is_some() {
-            let _ = context.reject("http2_protocol_options", HTTP2);
+        if let Some(options) = &config.http2_protocol_options {
+            http.protocol = UpstreamProtocol::Http2;
+            http.http2 = context
+                .within("http2_protocol_options", |context| http2_options::parse_upstream(Some(options), context));
         }
         if let Some(options) = &config.common_http_protocol_options {
             context.within("common_http_protocol_options", |context| common(options, &mut http, context));
@@ -53,8 +54,11 @@ fn extension(options: &upstreams::HttpProtocolOptions, http: &mut UpstreamHttp, 
                 Some(ProtocolConfig::HttpProtocolOptions(options)) => {
                     context.within("http_protocol_options", |context| http1(options, &mut http.http1, context));
                 }
-                Some(ProtocolConfig::Http2ProtocolOptions(_)) => {
-                    let _ = context.reject("http2_protocol_options", HTTP2);
+                Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
+                    http.protocol = UpstreamProtocol::Http2;
+                    http.http2 = context.within("http2_protocol_options", |context| {
+                        http2_options::parse_upstream(Some(options), context)
+                    });
                 }
                 Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
                     let _ = context.reject("http3_protocol_options", "HTTP/3 to the upstream is not supported");
@@ -64,13 +68,16 @@ fn extension(options: &upstreams::HttpProtocolOptions, http: &mut UpstreamHttp, 
                 }
             });
         }
-        // Every request comes in over HTTP/1.1, so the downstream's protocol is that.
         Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(same)) => {
-            if let Some(options) = &same.http_protocol_options {
-                let outer = context.problems.enter("use_downstream_protocol_config");
-                context.within("http_protocol_options", |context| http1(options, &mut http.http1, context));
-                context.problems.leave(outer);
-            }
+            http.protocol = UpstreamProtocol::SameAsDownstream;
+            context.within("use_downstream_protocol_config", |context| {
+                if let Some(options) = &same.http_protocol_options {
+                    context.within("http_protocol_options", |context| http1(options, &mut http.http1, context));
+                }
+                let options = same.http2_protocol_options.as_ref();
+                http.http2 =
+                    context.within("http2_protocol_options", |context| http2_options::parse_upstream(options, context));
+            });
         }
         Some(UpstreamProtocolOptions::AutoConfig(_)) => {
             let _ = context.reject("auto_config", "ALPN needs TLS, which is not there yet in this version");

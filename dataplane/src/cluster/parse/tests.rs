@@ -1,5 +1,6 @@
 use super::*;
 use crate::cluster::dns::{FailureRefresh, LookupFamily};
+use crate::cluster::options::{UpstreamHttp1, UpstreamProtocol};
 use crate::cluster::policy::{Algorithm, ConsistentHashing, HashFunction, LeastRequest, Maglev, RingHash};
 use crate::cluster::{HostHealth, Priority};
 use crate::config::parse::runtime::Runtime;
@@ -221,12 +222,22 @@ fn http_options_parse_in_both_forms() {
                   max_response_headers_kb: 4, max_stream_duration: 3s, max_connection_duration: 9s }";
     let http1 = "http_protocol_options: { header_key_format: { proper_case_words: {} }, enable_trailers: true }";
     check(&extension(&format!("{common}, explicit_http_config: {{ {http1} }}")), http.clone());
+    check(&format!("{common}, {http1}"), http.clone());
+    http.protocol = UpstreamProtocol::SameAsDownstream;
+    http.http2.streams_max = 0x7fff_ffff;
     check(&extension(&format!("{common}, use_downstream_protocol_config: {{ {http1} }}")), http.clone());
-    check(&format!("{common}, {http1}"), http);
-    let refused = parse(&with(&extension("explicit_http_config: { http2_protocol_options: {} }")));
+    http.protocol = UpstreamProtocol::Http2;
+    http.http1 = UpstreamHttp1::default();
+    http.http2.streams_max = 7;
+    http.http2.stream_window_bytes = 65_535;
+    let http2 = "http2_protocol_options: { max_concurrent_streams: 7, initial_stream_window_size: 65535 }";
+    check(&extension(&format!("{common}, explicit_http_config: {{ {http2} }}")), http);
+    let window = "http2_protocol_options: { initial_stream_window_size: 1 }";
+    let refused = parse(&with(&extension(&format!("explicit_http_config: {{ {window} }}"))));
     let path = "typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"]";
-    let reason = "HTTP/2 to the upstream is not there yet in this version";
-    let expect = format!("{path}.explicit_http_config.http2_protocol_options: {reason}");
+    let reason = "must be from 65535 to 2147483647, is 1";
+    let field = "explicit_http_config.http2_protocol_options.initial_stream_window_size";
+    let expect = format!("{path}.{field}: {reason}");
     assert_eq!(refused.err(), Some(vec![expect]));
 }
 

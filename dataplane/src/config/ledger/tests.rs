@@ -93,8 +93,8 @@ fn what_is_missing_is_named() {
     check(options, "explicit_http_config: {http_protocol_options: {}}", &[]);
     check(
         options,
-        "explicit_http_config: {http2_protocol_options: {}}",
-        &["x:1:24: explicit_http_config.http2_protocol_options: HTTP/2: not there yet in this version"],
+        "explicit_http_config: {http3_protocol_options: {}}",
+        &["x:1:24: explicit_http_config.http3_protocol_options: HTTP/3: not there yet in this version"],
     );
 }
 

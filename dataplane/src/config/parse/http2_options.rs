@@ -60,6 +60,13 @@ pub fn parse(config: Option<&core::Http2ProtocolOptions>, context: &mut ParseCon
     }
 }
 
+/// As [`parse`], for connections that the proxy opens: there the number of streams is the peer's to limit, unless it is set.
+pub fn parse_upstream(config: Option<&core::Http2ProtocolOptions>, context: &mut ParseContext) -> Http2Options {
+    let options = parse(config, context);
+    let is_set = config.is_some_and(|config| config.max_concurrent_streams.is_some());
+    Http2Options { streams_max: if is_set { options.streams_max } else { STREAMS_MAX }, ..options }
+}
+
 fn keepalive(settings: &core::KeepaliveSettings, context: &mut ParseContext) -> Option<KeepaliveOptions> {
     let interval = context.duration("interval", &settings.interval).ok()?;
     let timeout = context.duration("timeout", &settings.timeout).ok()?;
