@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod circuit_breaker;
 pub mod dns;
+pub mod eds;
 pub mod endpoint_set;
 pub mod gauges;
 pub mod host;
@@ -66,6 +67,8 @@ pub struct Cluster {
     pub endpoints: Arc<EndpointSet>,
     /// What to resolve, for the kinds that do.
     pub dns: Option<Arc<DnsPlan>>,
+    /// Where assignments come from, for the kind that has some.
+    pub eds: Option<Arc<eds::EdsPlan>>,
     /// Optional stats.
     pub track: TrackedStats,
     /// Close connections of all hosts when the set of hosts changes.
@@ -84,6 +87,8 @@ pub enum ClusterKind {
     StrictDns,
     /// A name is one host, which connects to the first address of the latest answer.
     LogicalDns,
+    /// As the newest ClusterLoadAssignment says.
+    Eds,
 }
 
 /// Optional stats of a cluster. Source: TrackClusterStats.

@@ -9,6 +9,7 @@
 //! ```
 //! Nothing here is waited for by a worker.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use super::publish::Publisher;
 use super::snapshot::Snapshot;
 use crate::admin::{Admin, AdminSocket, Command, Facts, server};
 use crate::cluster::dns::{self, Resolvers};
+use crate::cluster::eds;
 use crate::cluster::{Cluster, ClusterIndex};
 use crate::telemetry::access_log::sink::LogSinks;
 use crate::telemetry::access_log::{AccessLog, LogBuffers};
@@ -136,7 +138,8 @@ impl ConfigThread {
             });
         }
         let (updates, mut updated) = mpsc::unbounded_channel();
-        let warming = spawn_dns(self.publisher.current(), &self.registry, updates);
+        let warming = spawn_eds(self.publisher.current(), &self.registry, &updates)
+            + spawn_dns(self.publisher.current(), &self.registry, updates);
         let mut turns = Turns {
             publisher: self.publisher,
             lifecycle: self.lifecycle,
@@ -204,7 +207,7 @@ struct Turns {
     lifecycle: Arc<Lifecycle>,
     admin: Arc<Admin>,
     watchdog: Watchdog,
-    /// Clusters whose first names are not resolved yet.
+    /// Clusters whose first names are not resolved, or whose first endpoints have not come yet.
     warming: usize,
     started: Instant,
     /// When a process that leaves ends whatever is still open.
@@ -214,7 +217,7 @@ struct Turns {
     last_check: Instant,
 }
 
-/// What a name's resolution brings.
+/// What a name's resolution or a file brings.
 enum Update {
     Endpoints(ClusterIndex, Box<Cluster>),
     Warm,
@@ -374,6 +377,31 @@ fn spawn_dns(snapshot: &Snapshot, registry: &Registry, updates: mpsc::UnboundedS
         ));
         tokio::task::spawn_local(task);
         count += 1;
+    }
+    count
+}
+
+/// Starts to follow every file that clusters get their endpoints from; returns how many clusters have to become warm.
+fn spawn_eds(snapshot: &Snapshot, registry: &Registry, updates: &mpsc::UnboundedSender<Update>) -> usize {
+    let mut files: BTreeMap<PathBuf, Vec<(ClusterIndex, Arc<Cluster>)>> = BTreeMap::new();
+    for (index, cluster) in snapshot.clusters.iter().enumerate() {
+        if let Some(plan) = &cluster.eds {
+            files.entry(plan.path.clone()).or_default().push((ClusterIndex(index as u32), cluster.clone()));
+        }
+    }
+    let mut count = 0;
+    for (path, clusters) in files {
+        count += clusters.len();
+        let (endpoints, warm) = (updates.clone(), updates.clone());
+        tokio::task::spawn_local(eds::run(
+            path,
+            clusters,
+            registry.config_core(),
+            registry.core_count(),
+            // The receiver lives as long as the thread.
+            move |index, cluster| drop(endpoints.send(Update::Endpoints(index, Box::new(cluster)))),
+            move || drop(warm.send(Update::Warm)),
+        ));
     }
     count
 }

@@ -251,6 +251,7 @@ stat_group! {
         UpdateEmpty = Counter "update_empty",
         UpdateFailure = Counter "update_failure",
         UpdateNoRebuild = Counter "update_no_rebuild",
+        UpdateRejected = Counter "update_rejected" late,
         UpdateSuccess = Counter "update_success",
         UpstreamCxActive = Gauge "upstream_cx_active",
         UpstreamCxCloseNotify = Counter "upstream_cx_close_notify",

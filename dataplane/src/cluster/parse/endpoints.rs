@@ -54,7 +54,7 @@ pub(super) fn static_hosts(assignment: &Assignment, connections_max: Option<u32>
 
 const LOGICAL_NEEDS_ONE: &str = "a LOGICAL_DNS cluster needs exactly one endpoint";
 
-fn load_assignment(
+pub(super) fn load_assignment(
     config: &endpoint::ClusterLoadAssignment,
     discovery: &Discovery,
     context: &mut ParseContext,
@@ -176,7 +176,7 @@ fn lb_endpoint(
         let address = context.required("address", &endpoint.address)?;
         context.within("address", |context| {
             match discovery {
-                Discovery::Static => {
+                Discovery::Static | Discovery::Eds(_) => {
                     let address = address::parse(address, context)?;
                     assignment.addresses.push((address, host(&endpoint.hostname)));
                 }

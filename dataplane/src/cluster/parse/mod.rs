@@ -2,6 +2,7 @@
 
 mod connect;
 mod dns;
+mod eds;
 mod endpoints;
 mod http;
 mod policy;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::cluster::v3 as proto;
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 
+use super::eds::EdsPlan;
 use super::{Cluster, ClusterKind, EndpointSet, Policy, TrackedStats, UpstreamConnectOptions, UpstreamHttp};
 use crate::config::parse::ParseContext;
 use crate::config::parse::context::type_name;
@@ -66,6 +68,7 @@ impl Cluster {
             host_connections_max: thresholds.host_connections_max,
             policy,
             endpoints: Arc::new(endpoints),
+            eds: discovery.eds().map(Arc::new),
             dns: discovery.plan(assignment).map(Arc::new),
             track: tracked(config),
             close_connections_on_host_set_change: config
@@ -81,6 +84,7 @@ impl Cluster {
 enum Discovery {
     Static,
     Dns(dns::Settings),
+    Eds(EdsPlan),
 }
 
 impl Discovery {
@@ -107,7 +111,7 @@ impl Discovery {
             DiscoveryType::Static => Ok(Self::Static),
             DiscoveryType::StrictDns => Ok(Self::Dns(dns::legacy(config, false, context)?)),
             DiscoveryType::LogicalDns => Ok(Self::Dns(dns::legacy(config, true, context)?)),
-            DiscoveryType::Eds => Err(context.reject("type", "EDS is not there yet in this version")),
+            DiscoveryType::Eds => Ok(Self::Eds(eds::parse(config, context)?)),
             DiscoveryType::OriginalDst => Err(context.reject("type", "ORIGINAL_DST is not there yet in this version")),
         }
     }
@@ -129,12 +133,20 @@ impl Discovery {
             Self::Static => ClusterKind::Static,
             Self::Dns(settings) if settings.logical => ClusterKind::LogicalDns,
             Self::Dns(_) => ClusterKind::StrictDns,
+            Self::Eds(_) => ClusterKind::Eds,
+        }
+    }
+
+    fn eds(&self) -> Option<EdsPlan> {
+        match self {
+            Self::Eds(plan) => Some(plan.clone()),
+            Self::Static | Self::Dns(_) => None,
         }
     }
 
     fn plan(self, assignment: endpoints::Assignment) -> Option<super::DnsPlan> {
         match self {
-            Self::Static => None,
+            Self::Static | Self::Eds(_) => None,
             Self::Dns(settings) => Some(settings.plan(assignment)),
         }
     }

@@ -62,7 +62,7 @@ fn what_envoy_refuses_is_refused_by_name() {
     };
     check("{ }", "name: must not be empty");
     check("{ name: c, connect_timeout: 0s }", "connect_timeout: must be greater than 0s");
-    check("{ name: c, type: EDS }", "type: EDS is not there yet in this version");
+    check("{ name: c, type: EDS }", "eds_cluster_config: is required");
     check("{ name: c, type: LOGICAL_DNS }", "load_assignment: a LOGICAL_DNS cluster needs exactly one endpoint");
     check("{ name: c, load_assignment: { } }", "load_assignment.cluster_name: must not be empty");
     check(

@@ -77,8 +77,8 @@ fn what_is_missing_is_named() {
     check(cluster, "{name: a, type: STATIC}", &[]);
     check(
         cluster,
-        "{name: a, type: EDS}",
-        &["x:1:17: type: dynamic configuration (xDS) (EDS): not there yet in this version"],
+        "{name: a, type: ORIGINAL_DST}",
+        &["x:1:17: type: original destination (ORIGINAL_DST): not there yet in this version"],
     );
     check(
         cluster,
