@@ -206,6 +206,11 @@ impl Parser {
         if self.take("[") {
             return Ok(Expression::List(self.list("]")?));
         }
+        if self.take("{") {
+            // Rules have the empty map only, as what to take in place of a field that is missing.
+            self.expect("}")?;
+            return Ok(Expression::Literal(Value::Object(serde_json::Map::new())));
+        }
         let token = self.tokens.get(self.at).cloned().ok_or("the rule ends early")?;
         self.at += 1;
         Ok(match token {

@@ -30,7 +30,7 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
     schema::check(&content, schema, &mut String::new(), &mut findings);
     let mut told: Vec<Diagnostic> = Vec::new();
-    for schema::Fault { path, reason, suggestion } in findings {
+    for schema::Fault { path, reason, suggestion, .. } in findings {
         told.push(Diagnostic { suggestion, ..object.diagnose(&path, reason) });
     }
     told
@@ -139,5 +139,5 @@ mod tests {
         assert!(right >= RIGHT_MIN, "{right} of {all}:\n{}", wrong.join("\n"));
     }
 
-    const RIGHT_MIN: usize = 50;
+    const RIGHT_MIN: usize = 57;
 }

@@ -12,6 +12,8 @@ pub(super) struct Fault {
     pub(super) path: String,
     pub(super) reason: String,
     pub(super) suggestion: Option<String>,
+    /// Whether a rule found it; rules of what stands around it can be judged all the same.
+    by_rule: bool,
 }
 
 /// Appends what is wrong with `value`, which stands at `path`.
@@ -19,13 +21,14 @@ pub(super) fn check(value: &Value, schema: &Value, path: &mut String, faults: &m
     let before = faults.len();
     check_form(value, schema, path, faults);
     // Rules may rely on the form.
-    if faults.len() == before {
+    if faults.iter().skip(before).all(|fault| fault.by_rule) {
         check_rules(value, schema, path, faults);
     }
 }
 
 fn check_form(value: &Value, schema: &Value, path: &mut String, faults: &mut Vec<Fault>) {
-    let mut fault = |reason: String| faults.push(Fault { path: path.clone(), reason, suggestion: None });
+    let mut fault =
+        |reason: String| faults.push(Fault { path: path.clone(), reason, suggestion: None, by_rule: false });
     let is_set = |name: &str| schema.get(name).and_then(Value::as_bool) == Some(true);
     if value.is_null() && is_set("nullable") {
         return;
@@ -128,6 +131,7 @@ fn check_list(elements: &[Value], schema: &Value, path: &mut String, faults: &mu
                     path: path.clone(),
                     reason: format!("Duplicate value: {identity}"),
                     suggestion: None,
+                    by_rule: false,
                 });
             } else {
                 seen.push(identity);
@@ -142,7 +146,12 @@ fn check_members(members: &serde_json::Map<String, Value>, schema: &Value, path:
     let required = schema.get("required").and_then(Value::as_array);
     for name in required.into_iter().flatten().filter_map(Value::as_str).filter(|name| !members.contains_key(*name)) {
         push_name(path, name);
-        faults.push(Fault { path: path.clone(), reason: "Required value".to_owned(), suggestion: None });
+        faults.push(Fault {
+            path: path.clone(),
+            reason: "Required value".to_owned(),
+            suggestion: None,
+            by_rule: false,
+        });
         path.truncate(length);
     }
     let properties = schema.get("properties").and_then(Value::as_object);
@@ -158,7 +167,12 @@ fn check_members(members: &serde_json::Map<String, Value>, schema: &Value, path:
             (None, _) => {
                 let known = properties.into_iter().flat_map(serde_json::Map::keys).map(String::as_str);
                 let suggestion = nearest(name, known).map(str::to_owned);
-                faults.push(Fault { path: path.clone(), reason: "unknown field".to_owned(), suggestion });
+                faults.push(Fault {
+                    path: path.clone(),
+                    reason: "unknown field".to_owned(),
+                    suggestion,
+                    by_rule: false,
+                });
             }
         }
         path.truncate(length);
@@ -190,7 +204,7 @@ fn check_combined(value: &Value, schema: &Value, path: &mut String, faults: &mut
     }
     for reason in reasons {
         let reason = format!("Invalid value: \"{}\": {path} in body {reason}", type_of(value));
-        faults.push(Fault { path: path.clone(), reason, suggestion: None });
+        faults.push(Fault { path: path.clone(), reason, suggestion: None, by_rule: false });
     }
 }
 
@@ -222,6 +236,7 @@ fn check_rules(value: &Value, schema: &Value, path: &str, faults: &mut Vec<Fault
             path: path.to_owned(),
             reason: format!("Invalid value: \"{shown}\": {reason}"),
             suggestion: None,
+            by_rule: true,
         });
     }
 }
