@@ -1,6 +1,7 @@
 //! The control plane: what users write for Istio and Kubernetes comes in, Envoy's v3 API goes out.
 
 pub mod ctl;
+pub mod daemon;
 pub mod evaluate;
 pub mod model;
 pub mod push;

@@ -27,6 +27,8 @@ struct Flags {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Find mistakes in configuration, each with file, line, column and Istio's message code
+    Analyze(analyze::Flags),
     /// Check that files are well-formed objects
     Validate(analyze::Flags),
     /// What each proxy was sent, accepted or refused, and why
@@ -81,7 +83,8 @@ enum Verdict {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let done = match Flags::parse().command {
-        Command::Validate(flags) => analyze::run(&flags),
+        Command::Analyze(flags) => analyze::run(&flags, analyze::Depth::Meaning),
+        Command::Validate(flags) => analyze::run(&flags, analyze::Depth::Form),
         Command::ProxyStatus(flags) => proxy_status::run(&flags),
         Command::ProxyConfig(flags) => proxy_config::run(&flags),
         Command::Wait(flags) => wait::run(&flags),

@@ -2,6 +2,8 @@
 
 mod client;
 mod hub;
+mod mesh_view;
 
 pub use client::{Client, ClientStatus, TypeStatus};
 pub use hub::{Change, Generation, Hub, View};
+pub use mesh_view::{MeshView, line as finding_line};

@@ -1,0 +1,103 @@
+//! torusd: reads what users write for Istio and Kubernetes, and drives proxies by xDS.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use torus_control::daemon::{Options, run};
+use torus_control::model::MeshOptions;
+use tracing_subscriber::EnvFilter;
+
+/// Control plane of a Torus mesh: Istio and Kubernetes configuration in from a folder, xDS out.
+#[derive(Parser)]
+#[command(name = "torusd", version)]
+struct Flags {
+    /// Folder (or one file) of Kubernetes objects as YAML or JSON; it is watched
+    #[arg(long, value_name = "PATH")]
+    config_folder: PathBuf,
+    /// Where proxies ask for their configuration (gRPC, plaintext)
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15010")]
+    xds_address: SocketAddr,
+    /// Where operators look: /ready, /metrics, /debug/syncz, configz, endpointz, registryz, config_dump, push_status
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15014")]
+    http_address: SocketAddr,
+    /// DNS domain of Kubernetes Services
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    domain: String,
+    /// Namespace whose configuration holds for the whole mesh; its ConfigMap `istio` is the mesh configuration
+    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
+    root_namespace: String,
+    /// Changes of files this close together are taken up as one
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    debounce_ms: u64,
+    /// End streams of this age, so that proxies spread over replicas again; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    connection_age_max_s: u64,
+    /// What is logged: error, warn, info, debug, or a filter as RUST_LOG takes it
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "TORUSD_LOG")]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let filter = match EnvFilter::try_new(&flags.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("torusd: --log {}: {error}; for instance: --log info", flags.log);
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        .init();
+    let options = Options {
+        folder: flags.config_folder,
+        xds_address: flags.xds_address,
+        http_address: flags.http_address,
+        mesh: MeshOptions {
+            short_name_suffix: format!(".svc.{}", flags.domain),
+            domain: flags.domain,
+            root_namespace: flags.root_namespace,
+            ..MeshOptions::default()
+        },
+        debounce: Duration::from_millis(flags.debounce_ms),
+        connection_age_max: (flags.connection_age_max_s > 0).then(|| Duration::from_secs(flags.connection_age_max_s)),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("torusd: cannot start threads: {error}; raise the limit of processes (ulimit -u)");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ran = runtime.block_on(run(options, stopped(), |xds, http| {
+        tracing::info!("serving: xDS on {xds}, HTTP on http://{http}/");
+    }));
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("torusd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns at SIGTERM or SIGINT.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        },
+        Err(error) => {
+            tracing::warn!("SIGTERM cannot be caught: {error}; stop with Ctrl-C");
+            drop(tokio::signal::ctrl_c().await);
+        }
+    }
+}

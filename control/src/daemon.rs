@@ -1,0 +1,105 @@
+//! torusd: from the folder to the proxies, until told to stop.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use crate::model::{MeshOptions, Severity};
+use crate::push::{Change, Hub, MeshView};
+use crate::serve::{self, ServeError};
+use crate::source::folder::{Folder, Scan};
+use crate::source::watch::Watch;
+use crate::validate::validate;
+
+/// How torusd is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub folder: PathBuf,
+    pub xds_address: SocketAddr,
+    pub http_address: SocketAddr,
+    pub mesh: MeshOptions,
+    /// Changes this close together are one.
+    pub debounce: Duration,
+    pub connection_age_max: Option<Duration>,
+}
+
+/// Why torusd does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("--config-folder: {0}; create it, or name another")]
+    Folder(String),
+    #[error("{flag} {address}: {error}; free the port or choose another with {flag}")]
+    Listen { flag: &'static str, address: SocketAddr, error: std::io::Error },
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Serves until `stop` is ready, then ends all streams. `ready` is told the two addresses once both ports are open.
+pub async fn run(
+    options: Options,
+    stop: impl Future<Output = ()>,
+    ready: impl FnOnce(SocketAddr, SocketAddr),
+) -> Result<(), DaemonError> {
+    if let Err(error) = std::fs::metadata(&options.folder) {
+        return Err(DaemonError::Folder(format!("{}: {error}", options.folder.display())));
+    }
+    // The folder is watched before it is read, so that no change falls between.
+    let mut watch = Watch::new();
+    let mut folder = Folder::new(&options.folder, |object| validate(object));
+    folder.scan();
+    watch.set(&options.folder, folder.folders());
+    folder.scan();
+    let hub = Arc::new(Hub::new(view(&folder, &options)));
+    let xds = listen("--xds-address", options.xds_address).await?;
+    let operator = listen("--http-address", options.http_address).await?;
+    if let (Ok(xds), Ok(operator)) = (xds.local_addr(), operator.local_addr()) {
+        ready(xds, operator);
+    }
+    let follow = async {
+        loop {
+            watch.changed(options.debounce).await;
+            let change = match folder.scan() {
+                Scan::Unchanged => continue,
+                Scan::EndpointsChanged => Change::Endpoints,
+                Scan::Changed => Change::Anything,
+            };
+            watch.set(&options.folder, folder.folders());
+            hub.publish(view(&folder, &options), change);
+            tracing::info!("published version {}: {} objects", hub.current().version(), folder.objects().len());
+        }
+    };
+    let serve = serve::serve(hub.clone(), xds, operator, options.connection_age_max);
+    tokio::pin!(serve);
+    tokio::select! {
+        served = &mut serve => return served.map_err(DaemonError::Serve),
+        () = follow => {}
+        () = stop => {}
+    }
+    hub.shut_down();
+    tracing::info!("stopping: streams are ended, clients go elsewhere");
+    // A client that does not hang up is cut off.
+    tokio::time::timeout(GRACE, serve).await.map_or(Ok(()), |served| served.map_err(DaemonError::Serve))
+}
+
+fn view(folder: &Folder, options: &Options) -> Arc<MeshView> {
+    let unread = folder.findings().map(|finding| finding.line().to_string()).collect();
+    let view = MeshView::build(folder.objects(), unread, &options.mesh);
+    for (severity, line) in view.findings() {
+        match severity {
+            Severity::Error => tracing::error!("{line}"),
+            Severity::Warning => tracing::warn!("{line}"),
+            Severity::Info => tracing::info!("{line}"),
+        }
+    }
+    Arc::new(view)
+}
+
+async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, DaemonError> {
+    TcpListener::bind(address).await.map_err(|error| DaemonError::Listen { flag, address, error })
+}
+
+const GRACE: Duration = Duration::from_secs(5);
