@@ -36,6 +36,8 @@ pub(super) struct Http2Connection {
     active: Cell<usize>,
     request_count: Cell<u32>,
     idle_since: Cell<Nanos>,
+    /// The peer's SETTINGS, the first it says, have come.
+    settled: Cell<bool>,
     /// It takes no new request.
     retired: Cell<bool>,
     closed_by_peer: Cell<bool>,
@@ -85,7 +87,13 @@ impl Http2Connection {
             self.retire();
             return false;
         }
-        self.active.get() < self.streams_max.min(requests.current_max_send_streams())
+        let max = if self.settled.get() { requests.current_max_send_streams() } else { STREAMS_UNTIL_SETTINGS };
+        self.active.get() < self.streams_max.min(max)
+    }
+
+    /// Whether it will soon be known how many streams it takes.
+    fn is_settling(&self) -> bool {
+        !self.settled.get() && !self.retired.get()
     }
 
     fn end_stream(&self, now: Nanos) {
@@ -229,7 +237,9 @@ impl Pools {
     }
 
     fn http2_is_connecting(&self, chosen: &Chosen) -> bool {
-        self.state.borrow_mut().host_pool(chosen).is_some_and(|host| host.http2_connecting > 0)
+        let mut state = self.state.borrow_mut();
+        let Some(host) = state.host_pool(chosen) else { return false };
+        host.http2_connecting > 0 || host.http2.iter().any(|connection| connection.is_settling())
     }
 
     /// Begins to speak HTTP/2 on a new connection.
@@ -250,7 +260,7 @@ impl Pools {
             .max_header_list_size(header_bytes_max)
             .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
             .enable_push(false)
-            .initial_max_send_streams(STREAMS_UNTIL_SETTINGS)
+            .initial_max_send_streams(STREAMS_MAX_ADVISED)
             // The frame meter bounds them by rate; the codec would count them over the connection's life.
             .max_local_error_reset_streams(None);
         let mut handshake = std::pin::pin!(builder.handshake(RingIo(Rc::clone(&shared))));
@@ -269,6 +279,7 @@ impl Pools {
             active: Cell::new(0),
             request_count: Cell::new(0),
             idle_since: Cell::new(now),
+            settled: Cell::new(false),
             retired: Cell::new(false),
             closed_by_peer: Cell::new(false),
             driver: RefCell::new(Waker::noop().clone()),
@@ -376,6 +387,13 @@ impl Pools {
         state.invite_all(cluster, &connection.place, &connection.address);
     }
 
+    /// The peer said how many streams it takes: those that waited for that may come.
+    fn on_http2_settled(&self, connection: &Http2Connection) {
+        connection.settled.set(true);
+        let place = &connection.place;
+        self.state.borrow_mut().invite_all(place.cluster, place, &connection.address);
+    }
+
     fn count_http2(&self, connection: &Http2Connection, stat: ClusterStat) {
         if let Some(pool) = self.state.borrow_mut().existing(connection.place.cluster) {
             pool.cluster.stats.increment(self.core, stat);
@@ -444,6 +462,9 @@ async fn drive(
             }
             Poll::Pending => {}
         }
+        if !connection.settled.get() && connection.shared.read_bytes() > 0 {
+            pools.on_http2_settled(&connection);
+        }
         if connection.shared.take_excess().is_some() {
             pools.count_http2(&connection, ClusterStat::UpstreamCxProtocolError);
             return Poll::Ready(());
@@ -501,8 +522,10 @@ fn watch(
 
 /// The place of an endpoint that left its cluster: nothing is there.
 const HOST_GONE: HostIndex = HostIndex(u32::MAX);
-/// Streams that are opened before the peer has said how many it takes (RFC 9113 §6.5.2 advises no less than 100).
-const STREAMS_UNTIL_SETTINGS: usize = 100;
+/// Streams that are opened before the peer has said how many it takes: it would refuse those above that, and every peer takes one.
+const STREAMS_UNTIL_SETTINGS: usize = 1;
+/// Streams that a peer takes whose SETTINGS do not say how many until they are whole (RFC 9113 §6.5.2 advises no less).
+const STREAMS_MAX_ADVISED: usize = 100;
 /// Bytes of one stream's request that the codec may hold.
 const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// Spreads the connections' PINGs over the jitter (the golden ratio of 64 bits).
