@@ -2,9 +2,14 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use torus_tune::apply::{self, ApplyError};
+use torus_tune::bench::difference::Answer;
+use torus_tune::bench::load::{Goal, Load, beside};
+use torus_tune::bench::{self, Bench, BenchError};
 use torus_tune::catalogue::{Catalogue, SettingError};
 use torus_tune::facts::{Choices, Facts, FactsError, IrqPlace};
 use torus_tune::gates;
@@ -17,7 +22,7 @@ use torus_tune::rollback::{self, Drift, RollbackError};
 use torus_tune::setting::{Profile, Scope, Setting};
 use torus_tune::target::Machine;
 
-use crate::{Command, Output, PlaceOptions, ReportOutput, Run};
+use crate::{BenchOptions, Command, Output, PlaceOptions, ReportOutput, Run};
 
 /// How a command ended that came to its end.
 pub(crate) enum Done {
@@ -38,6 +43,10 @@ pub(crate) enum CommandError {
     Apply(#[from] ApplyError),
     #[error(transparent)]
     Rollback(#[from] RollbackError),
+    #[error(transparent)]
+    Bench(#[from] BenchError),
+    #[error("cannot listen for Ctrl-C: {0}")]
+    Signal(io::Error),
     #[error("nothing was applied here: {0} is not there")]
     NothingApplied(String),
     #[error("{path}: {error}")]
@@ -72,6 +81,7 @@ pub(crate) fn run(command: Command, out: &mut impl Write) -> Result<Done, Comman
         Command::Rollback { place, force } => rollback(&place, force, out),
         Command::Explain { setting } => explain(setting.as_deref(), out),
         Command::Watch { place, interval, count } => watch(&place, Duration::from_secs(interval), count, out),
+        Command::Bench { run, bench } => measure(&run, bench, out),
         Command::Report { run, output, file } => Looked::new(&run)?.with(|facts, choices, findings| {
             let report = match output {
                 ReportOutput::Text => text::render(findings, facts, choices, true),
@@ -173,6 +183,37 @@ fn apply(run: &Run, persist: Option<&str>, out: &mut impl Write) -> Result<Done,
         )?;
     }
     Ok(if outcome.denied.is_empty() { Done::Fine } else { Done::Findings })
+}
+
+fn measure(run: &Run, options: BenchOptions, out: &mut impl Write) -> Result<Done, CommandError> {
+    let looked = Looked::new(run)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+    for signal in signals {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(CommandError::Signal)?;
+    }
+    let load = Load {
+        program: options.torus_load.unwrap_or_else(|| beside(std::env::current_exe())),
+        goal: options.target.map_or(Goal::Own(options.path), |url| Goal::Url(url, options.watch_pid)),
+        arguments: options.load,
+    };
+    let bench = Bench {
+        settings: &looked.settings,
+        machine: &looked.machine,
+        choices: &looked.choices,
+        state_dir: run.place.state_dir.clone(),
+        round_count: usize::try_from(options.rounds).unwrap_or(bench::ROUND_COUNT_MIN),
+        load: &load,
+        stop: &stop,
+    };
+    let comparison = bench::run(&bench, |number| eprintln!("round {number} of {}", options.rounds))?;
+    let text = match options.output {
+        Output::Text => bench::report::text(&comparison),
+        Output::Json => bench::report::json(&comparison),
+    };
+    out.write_all(text.as_bytes())?;
+    let is_worse = comparison.differences.iter().any(|row| row.answer == Answer::Worse);
+    Ok(if is_worse { Done::Findings } else { Done::Fine })
 }
 
 fn count_text(count: usize, what: &str) -> String {

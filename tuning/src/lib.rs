@@ -12,6 +12,7 @@
 )]
 
 pub mod apply;
+pub mod bench;
 pub mod catalogue;
 pub mod cpu_set;
 pub mod ethtool;

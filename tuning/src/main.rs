@@ -1,4 +1,4 @@
-//! The program: check, plan, apply, verify, rollback, explain, watch, report, persist.
+//! The program: check, plan, apply, verify, rollback, explain, watch, bench, report, persist.
 
 mod commands;
 
@@ -84,6 +84,15 @@ enum Command {
         #[arg(long)]
         count: Option<u64>,
     },
+    /// Measures with torus-load what a profile or single settings change, and puts everything back.
+    ///
+    /// Exit code 1 when a figure is shown to be worse.
+    Bench {
+        #[command(flatten)]
+        run: Run,
+        #[command(flatten)]
+        bench: BenchOptions,
+    },
     /// Writes a report.
     Report {
         #[command(flatten)]
@@ -142,7 +151,7 @@ struct Run {
     #[arg(long)]
     pid: Option<u32>,
     /// Only these settings.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, visible_alias = "setting", value_delimiter = ',')]
     only: Vec<String>,
     /// All but these settings.
     #[arg(long, value_delimiter = ',')]
@@ -153,6 +162,31 @@ struct Run {
     /// Leaves out settings above this risk.
     #[arg(long, value_enum)]
     max_risk: Option<MaxRisk>,
+}
+
+/// How a change is measured.
+#[derive(Debug, Clone, Args)]
+struct BenchOptions {
+    /// Where requests go, as `http://HOST:PORT/PATH`; without it a `torus-load serve` is started for each run.
+    #[arg(long, value_name = "URL")]
+    target: Option<String>,
+    /// The process of the target, whose processor time is compared.
+    #[arg(long, value_name = "PID", requires = "target")]
+    watch_pid: Option<u32>,
+    /// What is asked of the server that is started.
+    #[arg(long, value_name = "PATH", default_value = "/fixed", conflicts_with = "target")]
+    path: String,
+    /// Rounds of four runs; with fewer than 8 nothing can be shown.
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(torus_tune::bench::ROUND_COUNT_MIN as u64..=1000))]
+    rounds: u64,
+    /// The load generator; beside this program, or on the search path.
+    #[arg(long, value_name = "PATH")]
+    torus_load: Option<PathBuf>,
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+    /// Flags of `torus-load run`, as: -- --rate 5k --duration 5s --connections 100
+    #[arg(last = true, value_name = "FLAGS")]
+    load: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

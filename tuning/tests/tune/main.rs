@@ -1,5 +1,6 @@
 //! The real program, on real interfaces of its own network namespaces and on recorded trees.
 
+mod bench;
 mod killed;
 mod machine;
 mod namespace;
