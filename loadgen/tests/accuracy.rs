@@ -1,10 +1,12 @@
 //! `torus-load run` against servers whose delays are known: what it reports is what they did.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,8 +43,30 @@ fn torus_load() -> Command {
     Command::new(env!("CARGO_BIN_EXE_torus-load"))
 }
 
-/// Runs and gives the report with the exit code.
+/// Measurements that are begun when the machine is too busy for them.
+const ATTEMPTS_MAX: usize = 6;
+
+/// Runs and gives the report with the exit code. A measurement that its own verdict calls spoiled by this machine is made anew.
 fn run(target: &str, flags: &str) -> (Value, i32) {
+    // The first measurements share the machine with those of other tests, repeated ones do not.
+    let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("measuring")).unwrap();
+    lock.lock_shared().unwrap();
+    let mut result = run_once(target, flags);
+    for _ in 1..ATTEMPTS_MAX {
+        let (report, _) = &result;
+        let spoiled = report["verdict"]["kind"] == "generator-limited" || report["search"]["limit"] == "generator";
+        if !spoiled || report["load"]["model"] == "closed" {
+            break;
+        }
+        lock.unlock().unwrap();
+        lock.lock().unwrap();
+        eprintln!("measuring again: {}", report["verdict"]);
+        result = run_once(target, flags);
+    }
+    result
+}
+
+fn run_once(target: &str, flags: &str) -> (Value, i32) {
     let flags = flags.split_ascii_whitespace();
     let output = torus_load().args(["run", target, "--json", "-", "-q"]).args(flags).output().unwrap();
     let report = serde_json::from_slice(&output.stdout);
@@ -99,9 +123,45 @@ fn a_stall_shows_in_the_response_time_only() {
     assert!(percentile(&closed, "response_time", 99.0) < 50.0, "{}", closed["response_time"]);
 }
 
+/// A queue with one clerk who takes 2 ms for each: 500 a second, whatever the number of connections. The way there takes 50 ms, beside
+/// which a generator that is late by a few does not count.
+#[test]
+fn the_highest_rate_of_a_known_capacity_is_found() {
+    const CAPACITY: f64 = 500.0;
+    let free_at = Mutex::new(Duration::ZERO);
+    let target = server(move |_, now| {
+        let mut free_at = free_at.lock().unwrap();
+        *free_at = (*free_at).max(now) + Duration::from_secs_f64(1.0 / CAPACITY);
+        free_at.saturating_sub(now) + Duration::from_millis(50)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let html = folder.path().join("a.html").display().to_string();
+    let flags = format!("--find-max -r 150 -c 128 -d 1s --warmup 300ms --slo p90<90ms,errors<1% --html {html}");
+    let (report, code) = run(&target, &flags);
+    let search = &report["search"];
+    let found = search["rate"].as_f64().unwrap_or_else(|| panic!("{search}"));
+    assert!((found / CAPACITY - 1.0).abs() < 0.1, "{found}: {search}");
+    assert_eq!((code, &report["verdict"]["kind"]), (0, &Value::from("valid")), "{search}");
+    let tries = search["tries"].as_array().unwrap();
+    assert!(tries.iter().any(|tried| tried["met"] == false && tried["rate"].as_f64() > Some(found)), "{search}");
+    assert!(std::fs::read_to_string(&html).unwrap().contains("Response time by rate"));
+}
+
+#[test]
+fn a_search_without_an_answer_says_so() {
+    let mut serve = Serve::start();
+    let (report, code) = run(&serve.url("/?delay_ms=30"), "--find-max -r 2 -d 500ms --warmup 0s --slo p50<10ms");
+    assert_eq!((&report["search"]["rate"], code), (&Value::Null, 2), "{}", report["search"]);
+    assert_eq!(report["search"]["limit"], "target");
+    serve.stop();
+    let output = torus_load().args(["run", "http://127.0.0.1:1/", "--find-max"]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("--slo"), "{error}");
+}
+
 #[test]
 fn timeouts_count_as_at_least_the_timeout() {
-    let target = server(|n, _| Duration::from_millis(if n % 2 == 0 { 2000 } else { 0 }));
+    let target = server(|n, _| Duration::from_millis(if n % 2 == 0 { 2000 } else { 30 }));
     let (report, _) = run(&target, "-r 20 -d 1s --timeout 300ms --warmup 0s");
     assert!(number(&report, "/requests/timed_out") >= 5.0, "{}", report["requests"]);
     check_near(percentile(&report, "response_time", 99.0), 300.0, 100.0);

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::plot::{self, Line};
 use super::{PERCENTILES, Report, text};
 use crate::quantity::nanoseconds;
+use crate::run::find::Tried;
 
 /// Steps of the percentile curve for each halving of what is left.
 const TICKS_PER_HALF: u32 = 8;
@@ -39,6 +40,21 @@ pub fn render(report: &Report) -> String {
         let (class, word) = if judged.met { ("good", "met") } else { ("bad", "missed") };
         let (limit, measured) = (escape(&judged.limit), escape(&judged.measured));
         let _ = write!(out, "<p><span class=\"verdict {class}\">{word}</span> {limit}, measured {measured}</p>");
+    }
+    if let Some(found) = &report.search {
+        let _ = write!(out, "<h2>Response time by rate</h2><p>{}</p>", escape(&text::answer(found)));
+        let mut tries: Vec<_> = found.tries.iter().filter(|tried| tried.counted && tried.p50 > 0).collect();
+        tries.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+        let line = |name, color, value: fn(&Tried) -> u64| Line {
+            name,
+            color,
+            points: tries.iter().map(|tried| (tried.rate, value(tried) as f64)).collect(),
+        };
+        out.push_str(&plot::times_by_rate(&[
+            line("p50", plot::GREEN, |tried| tried.p50),
+            line("p99", plot::BLUE, |tried| tried.p99),
+            line("p99.9", plot::ORANGE, |tried| tried.p999),
+        ]));
     }
     out.push_str("<h2>Time by percentile</h2>");
     let record = &report.record;

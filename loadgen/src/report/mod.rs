@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::record::{Cause, Record, Times};
 use crate::run::execute::{Outcome, Point};
+use crate::run::find::Found;
 use crate::run::setup::{Options, Setup};
 use crate::slo::{Judged, Measure};
 use crate::verdict::{self, Evidence, Verdict};
@@ -45,6 +46,8 @@ pub struct Report {
     pub workers: Vec<WorkerUsage>,
     pub target_usage: Option<TargetUsage>,
     pub series: Vec<SeriesPoint>,
+    /// With `--find-max`; all else is then of the last try.
+    pub search: Option<Found>,
     #[serde(skip)]
     pub record: Record,
     #[serde(skip)]
@@ -307,6 +310,7 @@ impl Report {
                 }
             }),
             series: outcome.series.iter().map(|point| series_point(point, load)).collect(),
+            search: None,
             record: record.clone(),
             points: outcome.series.clone(),
         }

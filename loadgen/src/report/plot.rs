@@ -72,7 +72,7 @@ impl Frame {
     }
 
     /// Marks at round numbers.
-    fn mark_round(&mut self, vertical: bool) {
+    fn mark_round(&mut self, vertical: bool, unit: &str) {
         let (low, high) = if vertical { self.y } else { self.x };
         let rough = (high - low) / 6.0;
         let decade = 10_f64.powf(rough.log10().floor());
@@ -82,9 +82,9 @@ impl Frame {
         while at <= high + step * 1e-6 {
             let decimals = usize::from(step < 1.0) + usize::from(step < 0.1);
             if vertical {
-                self.mark_y(at, &format!("{at:.decimals$}"));
+                self.mark_y(at, &format!("{at:.decimals$}{unit}"));
             } else {
-                self.mark_x(at, &format!("{at:.decimals$} s"));
+                self.mark_x(at, &format!("{at:.decimals$}{unit}"));
             }
             at += step;
         }
@@ -142,6 +142,26 @@ pub(super) fn percentiles(lines: &[Line]) -> String {
     frame.end()
 }
 
+/// Times (nanoseconds, logarithmic) over rates a second.
+pub(super) fn times_by_rate(lines: &[Line]) -> String {
+    let log = |value: f64| value.max(1.0).log10();
+    let all = || lines.iter().flat_map(|line| &line.points);
+    let x_max = all().map(|(rate, _)| *rate).fold(1.0, f64::max);
+    let low = all().map(|(_, value)| log(*value)).fold(f64::MAX, f64::min).min(9.0).floor();
+    let high = all().map(|(_, value)| log(*value)).fold(low + 1.0, f64::max);
+    let mut frame = Frame::new((0.0, x_max), (low, high.ceil()));
+    frame.mark_round(false, "/s");
+    frame.mark_times();
+    let scaled = lines.iter().map(|line| Line {
+        name: line.name,
+        color: line.color,
+        points: line.points.iter().map(|(x, y)| (*x, log(*y))).collect(),
+    });
+    let scaled: Vec<Line> = scaled.collect();
+    frame.lines(&scaled);
+    frame.end()
+}
+
 /// Values over seconds.
 pub(super) fn lines(lines: &[Line]) -> String {
     let all = || lines.iter().flat_map(|line| &line.points);
@@ -149,8 +169,8 @@ pub(super) fn lines(lines: &[Line]) -> String {
     let last = all().map(|(x, _)| *x).fold(0.0, f64::max);
     let high = all().map(|(_, y)| *y).fold(0.0, f64::max);
     let mut frame = Frame::new((first.min(last), last), (0.0, high * 1.05));
-    frame.mark_round(false);
-    frame.mark_round(true);
+    frame.mark_round(false, " s");
+    frame.mark_round(true, "");
     frame.lines(lines);
     frame.end()
 }
@@ -164,7 +184,7 @@ pub(super) fn heat(points: &[Point]) -> String {
     let from = points.first().map_or(0, |point| point.from) as f64 / 1e9;
     let to = points.last().map_or(1, |point| point.to) as f64 / 1e9;
     let mut frame = Frame::new((from, to), (low, high));
-    frame.mark_round(false);
+    frame.mark_round(false, " s");
     frame.mark_times();
     for point in points {
         let mut rows = std::collections::BTreeMap::<i64, u64>::new();
@@ -210,6 +230,7 @@ mod tests {
     #[test]
     fn empty_plots_are_drawn() {
         assert!(percentiles(&[]).ends_with("</svg>"));
+        assert!(times_by_rate(&[]).ends_with("</svg>"));
         assert!(lines(&[]).ends_with("</svg>"));
         assert!(heat(&[Point::default()]).ends_with("</svg>"));
     }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Distribution, PERCENTILES, Report};
 use crate::quantity::nanoseconds;
+use crate::run::find::Found;
 
 /// The report as text.
 pub fn render(report: &Report) -> String {
@@ -13,7 +14,54 @@ pub fn render(report: &Report) -> String {
     out
 }
 
+/// The answer of a search in a line.
+pub(super) fn answer(found: &Found) -> String {
+    let limit = found.limit.map(|limit| format!("; above it {}", limit.words())).unwrap_or_default();
+    match (found.rate, found.limit) {
+        _ if found.interrupted => "interrupted before there was an answer".to_owned(),
+        (Some(rate), _) => {
+            format!("{rate:.1}/s is the highest rate that meets the objective, and was confirmed{limit}")
+        }
+        (None, Some(limit)) => {
+            format!("no rate was found that meets the objective again when confirmed: {}", limit.words())
+        }
+        (None, None) => "no end was found: every rate meets the objective".to_owned(),
+    }
+}
+
+/// Every rate that was tried, from the lowest on.
+fn search(found: &Found, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "search     {}", answer(found))?;
+    let cells = ["rate", "succeeded", "p50", "p99", "p99.9", "errors"];
+    let [rate, done, p50, p99, p999, errors] = cells;
+    writeln!(out, "{rate:>12} {done:>12} {p50:>11} {p99:>11} {p999:>11} {errors:>9}  objective")?;
+    let mut tries: Vec<_> = found.tries.iter().collect();
+    tries.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+    for tried in tries {
+        let word = match (tried.counted, tried.met) {
+            (false, _) => "not judged",
+            (true, true) => "met",
+            (true, false) => "missed",
+        };
+        writeln!(
+            out,
+            "{:>12.1} {:>12.1} {:>11} {:>11} {:>11} {:>8.3}%  {word} ({})",
+            tried.rate,
+            tried.completed,
+            nanoseconds(tried.p50),
+            nanoseconds(tried.p99),
+            nanoseconds(tried.p999),
+            tried.error_share * 100.0,
+            tried.verdict.words()
+        )?;
+    }
+    writeln!(out, "\nthe last try:")
+}
+
 fn write(report: &Report, out: &mut String) -> std::fmt::Result {
+    if let Some(found) = &report.search {
+        search(found, out)?;
+    }
     let load = &report.load;
     let seconds = load.measured as f64 / 1e9;
     writeln!(

@@ -3,6 +3,8 @@
 //! Exit codes: 0 all well, 1 the run could not be made, 2 an objective was missed, 3 the run is not worth its figures.
 
 pub mod execute;
+pub mod find;
+pub mod search;
 pub mod setup;
 pub mod target;
 pub mod watch;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use self::execute::ExecuteError;
+use self::find::Limit;
 pub use self::setup::Options;
 use self::setup::{Setup, SetupError};
 use crate::report::{Report, files, html, text};
@@ -30,6 +33,8 @@ pub enum RunError {
     Signal(io::Error),
     #[error("cannot write {path}: {source}")]
     Write { path: String, source: io::Error },
+    #[error("the search tried no rate; this is a fault of torus-load")]
+    NothingTried,
 }
 
 /// Runs and prints the report; the exit code says what it found.
@@ -41,13 +46,26 @@ pub fn run(options: &Options) -> Result<ExitCode, RunError> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(RunError::Signal)?;
     }
-    let outcome = execute::execute(&setup, &load, &stop)?;
-    let report = Report::new(&setup, options, &load, &outcome);
+    let report = if options.find_max {
+        find::find(&setup, options, &stop)?
+    } else {
+        let outcome = execute::execute(&setup, &load, &stop)?;
+        Report::new(&setup, options, &load, &outcome)
+    };
     write(options, &report)?;
     Ok(exit_code(&report))
 }
 
 fn exit_code(report: &Report) -> ExitCode {
+    if let Some(found) = &report.search {
+        return if found.interrupted || found.limit == Some(Limit::Generator) {
+            ExitCode::from(3)
+        } else if found.rate.is_none() {
+            ExitCode::from(2)
+        } else {
+            ExitCode::SUCCESS
+        };
+    }
     if report.verdict.kind != Kind::Valid {
         ExitCode::from(3)
     } else if report.objective.iter().any(|judged| !judged.met) {

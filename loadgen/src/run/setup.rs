@@ -96,6 +96,9 @@ pub struct Options {
     /// Objective of the response times, as p99<1ms,p99.9<5ms,errors<0.01%; exit code 2 when it is missed.
     #[arg(long, value_name = "OBJECTIVE")]
     pub slo: Option<Objective>,
+    /// Search the highest rate that meets --slo, beginning at --rate; each try lasts --warmup and --duration.
+    #[arg(long, requires = "slo", conflicts_with_all = ["ramp", "steps", "plan", "closed"])]
+    pub find_max: bool,
     /// Process whose processor time and memory are reported.
     #[arg(long, value_name = "PID", conflicts_with = "watch_cgroup")]
     pub watch_pid: Option<u32>,
