@@ -6,6 +6,7 @@ mod output;
 mod proxy_config;
 mod proxy_status;
 mod wait;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Command {
     ProxyConfig(proxy_config::Flags),
     /// Wait until the newest configuration is accepted by every proxy
     Wait(wait::Flags),
+    /// What a request meets in the configuration as pushed, or why it fails, with the file and line responsible
+    Why(why::Flags),
     /// Versions of this program and of torusd
     Version(Server),
 }
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::ProxyStatus(flags) => proxy_status::run(&flags),
         Command::ProxyConfig(flags) => proxy_config::run(&flags),
         Command::Wait(flags) => wait::run(&flags),
+        Command::Why(flags) => why::run(&flags),
         Command::Version(server) => version(&server),
     };
     match done {

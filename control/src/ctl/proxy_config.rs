@@ -1,6 +1,6 @@
 //! `proxy-config`: what one proxy is told, from torusd or from a file that Envoy's `/config_dump` was saved to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -32,7 +32,7 @@ pub(super) struct Flags {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Kind {
+pub(super) enum Kind {
     #[value(aliases = ["listeners", "l"])]
     Listener,
     #[value(aliases = ["routes", "r"])]
@@ -50,19 +50,7 @@ enum Kind {
 }
 
 pub(super) fn run(flags: &Flags) -> Result<Verdict, CtlError> {
-    let dump = match &flags.file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| CtlError::Use(format!("--file {}: {error}", path.display())))?;
-            serde_json::from_str(&text)
-                .map_err(|error| CtlError::Use(format!("--file {}: not JSON: {error}", path.display())))?
-        }
-        None => {
-            let id = proxy_id(flags)?;
-            let path = format!("/debug/config_dump?proxyID={}", client::escape(&id));
-            client::get_json(&flags.server.http_address, &path)?
-        }
-    };
+    let dump = dump(flags.file.as_deref(), flags.proxy.as_deref(), &flags.server.http_address)?;
     match (flags.kind, flags.output) {
         (Kind::All, Format::Short) => {
             for kind in [Kind::Cluster, Kind::Listener, Kind::Route, Kind::Endpoint, Kind::Secret] {
@@ -87,12 +75,22 @@ pub(super) fn run(flags: &Flags) -> Result<Verdict, CtlError> {
     Ok(Verdict::Well)
 }
 
+/// The configuration in `file`, or else that of the proxy called `proxy` from torusd.
+pub(super) fn dump(file: Option<&Path>, proxy: Option<&str>, torusd: &str) -> Result<Value, CtlError> {
+    let Some(path) = file else {
+        let id = proxy_id(proxy.unwrap_or_default(), torusd)?;
+        return Ok(client::get_json(torusd, &format!("/debug/config_dump?proxyID={}", client::escape(&id)))?);
+    };
+    let text =
+        std::fs::read_to_string(path).map_err(|error| CtlError::Use(format!("--file {}: {error}", path.display())))?;
+    serde_json::from_str(&text).map_err(|error| CtlError::Use(format!("--file {}: not JSON: {error}", path.display())))
+}
+
 /// The one connected proxy that is meant.
-fn proxy_id(flags: &Flags) -> Result<String, CtlError> {
-    let known = client::get_json(&flags.server.http_address, "/debug/syncz")?;
+fn proxy_id(part: &str, torusd: &str) -> Result<String, CtlError> {
+    let known = client::get_json(torusd, "/debug/syncz")?;
     let ids: Vec<&str> =
         known.as_array().into_iter().flatten().filter_map(|proxy| proxy.get("proxy")?.as_str()).collect();
-    let part = flags.proxy.as_deref().unwrap_or_default();
     let found: Vec<&str> = match ids.iter().find(|id| **id == part) {
         Some(exact) => vec![exact],
         None => ids.iter().copied().filter(|id| id.contains(part)).collect(),
@@ -112,6 +110,11 @@ fn config<'a>(dump: &'a Value, name: &str) -> Option<&'a Value> {
 
 /// The resources of a kind, those that the flags ask for.
 fn entries(dump: &Value, kind: Kind, flags: &Flags) -> Vec<Value> {
+    resources(dump, kind).filter(|resource| matches(resource, kind, flags)).cloned().collect()
+}
+
+/// All resources of a kind.
+pub(super) fn resources(dump: &Value, kind: Kind) -> impl Iterator<Item = &Value> {
     let (section, lists, member): (&str, &[&str], &str) = match kind {
         Kind::Cluster => ("ClustersConfigDump", &["static_clusters", "dynamic_active_clusters"], "cluster"),
         Kind::Listener => ("ListenersConfigDump", &["static_listeners", "dynamic_listeners"], "listener"),
@@ -120,14 +123,10 @@ fn entries(dump: &Value, kind: Kind, flags: &Flags) -> Vec<Value> {
             ("EndpointsConfigDump", &["static_endpoint_configs", "dynamic_endpoint_configs"], "endpoint_config")
         }
         Kind::Secret => ("SecretsConfigDump", &["static_secrets", "dynamic_active_secrets"], "secret"),
-        Kind::Bootstrap | Kind::All => return Vec::new(),
+        Kind::Bootstrap | Kind::All => ("none", &[], ""),
     };
-    let Some(config) = config(dump, section) else { return Vec::new() };
-    let all = lists.iter().filter_map(|list| config.get(list)?.as_array()).flatten();
-    all.filter_map(|entry| entry.get(member).or_else(|| entry.get("active_state")?.get(member)))
-        .filter(|resource| matches(resource, kind, flags))
-        .cloned()
-        .collect()
+    let all = lists.iter().filter_map(move |list| config(dump, section)?.get(list)?.as_array()).flatten();
+    all.filter_map(move |entry| entry.get(member).or_else(|| entry.get("active_state")?.get(member)))
 }
 
 fn matches(resource: &Value, kind: Kind, flags: &Flags) -> bool {

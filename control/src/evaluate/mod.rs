@@ -7,8 +7,10 @@ mod route;
 
 use std::collections::BTreeMap;
 
+use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::google::protobuf::value::Kind;
 
 /// What is inside any TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +93,13 @@ pub struct Outcome {
     pub cluster: String,
     /// The clusters of a split with their weights.
     pub split: Vec<(String, u32)>,
-    /// `file:line:column` of what decided: the route, else the virtual host, else the listener.
+    /// The status that the proxy answers by itself: redirects and direct responses.
+    pub answer: Option<u32>,
+    /// Filters that the route configures for itself, such as fault injection.
+    pub route_filters: Vec<String>,
+    /// The address of the object that decided: of the route, else the virtual host, else the listener.
+    pub config: Option<String>,
+    /// `file:line:column` of what decided.
     pub place: Option<String>,
 }
 
@@ -110,7 +118,7 @@ fn follow(
 ) -> Result<(), Failure> {
     let listener = chain::listener(listeners, call).ok_or(Failure::NoListener)?;
     outcome.listener.clone_from(&listener.name);
-    outcome.place = place(listener.metadata.as_ref());
+    outcome.decided_by(listener.metadata.as_ref());
     let chain = chain::choose(listener, call)?;
     outcome.filter_chain.clone_from(&chain.name);
     chain::check_tls(chain, call)?;
@@ -124,11 +132,21 @@ fn follow(
     }
 }
 
-/// The place that translation left in metadata `istio`.
-fn place(metadata: Option<&envoy_types::pb::envoy::config::core::v3::Metadata>) -> Option<String> {
-    use envoy_types::pb::google::protobuf::value::Kind;
-    match metadata?.filter_metadata.get("istio")?.fields.get("place")?.kind.as_ref()? {
-        Kind::StringValue(place) => Some(place.clone()),
-        _ => None,
+impl Outcome {
+    /// What decided so far; something without a known origin leaves it as it was.
+    fn decided_by(&mut self, metadata: Option<&Metadata>) {
+        if let Some(origin) = origin(metadata) {
+            (self.config, self.place) = (Some(origin.0), Some(origin.1));
+        }
     }
+}
+
+/// The object and the place that translation left in metadata `istio`.
+pub fn origin(metadata: Option<&Metadata>) -> Option<(String, String)> {
+    let fields = &metadata?.filter_metadata.get("istio")?.fields;
+    let text = |name: &str| match fields.get(name)?.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text.clone()),
+        _ => None,
+    };
+    Some((text("config")?, text("place")?))
 }
