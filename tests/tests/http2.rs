@@ -20,7 +20,7 @@ struct Bed {
     port: u16,
     journal: Arc<Journal>,
     _backend: Backend,
-    _nghttpd: Program,
+    nghttpd: Program,
     _folder: tempfile::TempDir,
 }
 
@@ -93,7 +93,7 @@ fn bed(codec: &str) -> Option<Bed> {
         "clusters": [http1, http2],
     } });
     let proxy = Proxy::start(Kind::Torus, &bootstrap, free_port(), &[]);
-    Some(Bed { proxy, port, journal, _backend: backend, _nghttpd: nghttpd, _folder: folder })
+    Some(Bed { proxy, port, journal, _backend: backend, nghttpd, _folder: folder })
 }
 
 impl Bed {
@@ -151,6 +151,29 @@ fn bodies_arrive_whole_in_each_pairing() {
     assert_eq!(stats["cluster.http2.upstream_cx_http2_total"], 1, "one connection carries all");
     assert_eq!(stats["cluster.http2.upstream_rq_active"], 0);
     assert_eq!(stats["http.h2.downstream_rq_active"], 0);
+}
+
+#[test]
+fn trailers_pass_in_both_directions() {
+    let Some(bed) = bed("AUTO") else { return };
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let file = folder.path().join("body");
+    std::fs::write(&file, "some text").expect("the scratch folder is writable");
+    let nghttp = |path: &str, backend: &str| {
+        let mut command = Command::new("nghttp");
+        command.args(["-v", "--no-content-length", "--trailer", "x-end: request", "-H", backend, "-d"]).arg(&file);
+        let output = command.arg(format!("http://127.0.0.1:{}{path}", bed.port)).output().expect("nghttp runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let from_http1 = nghttp("/plain", "x-backend: chunked;body=text;trailer=x-end:reply");
+    assert!(from_http1.contains("x-end: reply"), "{from_http1}");
+    let records = bed.journal.take();
+    let arrived: Vec<_> = records.iter().map(|record| record.body.trailers.get("x-end")).collect();
+    assert_eq!(arrived, [Some("request")], "{records:?}");
+    let from_http2 = nghttp("/http2/page", "x-unused: 1");
+    assert!(from_http2.contains("x-end: reply"), "{from_http2}");
+    let arrived = bed.nghttpd.wait_for_line("x-end: request", PATIENCE);
+    assert!(arrived.is_some(), "{}", bed.nghttpd.output());
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Default for UpstreamHttp {
 pub struct UpstreamHttp1 {
     /// How names are written on requests.
     pub header_case: HeaderCase,
-    /// Forward request trailers instead of dropping them.
+    /// Forward trailers of requests and take those of responses instead of dropping them.
     pub enable_trailers: bool,
     /// Tolerate `Content-Length` beside `Transfer-Encoding: chunked` on responses.
     pub allow_chunked_length: bool,

@@ -123,7 +123,8 @@ impl Exchange {
         self.info.connection_ids_attempted.push(upstream.id());
         self.info.upstream_local = upstream.local();
         self.info.upstream_protocol = Some(upstream.protocol());
-        let options = EncodeOptions { case: forwarding.cluster.http.http1.header_case, ..EncodeOptions::default() };
+        let http1 = &forwarding.cluster.http.http1;
+        let options = EncodeOptions { case: http1.header_case, ..EncodeOptions::default() };
         let (headers, body) = (&self.request.headers, self.request.body);
         let head_bytes = match upstream.send_head(&core.ring, headers, body, &options) {
             Ok(head_bytes) => head_bytes,
@@ -134,7 +135,7 @@ impl Exchange {
             Err(SendHeadError::Refused) => return Outcome::Failed(Failure::new(AttemptFailure::ResetBeforeRequest)),
         };
         let trailers = &self.request_trailers;
-        let body_bytes = self.upload.start_attempt(&core.ring, &mut upstream, trailers, options.case);
+        let body_bytes = self.upload.start_attempt(&core.ring, &mut upstream, trailers, http1);
         self.info.upstream_header_bytes_sent += headers.byte_count() as u64;
         self.info.upstream_wire_bytes_sent += (head_bytes + body_bytes) as u64;
         self.info.upstream_first_sent = Some(elapsed);

@@ -142,9 +142,8 @@ impl Exchange {
     pub async fn run(&mut self, scope: &Scope<'_>, client: &mut ClientStream<'_>, head_bytes: usize) -> After {
         self.begin(scope, head_bytes);
         client.start_body(&self.request, &scope.manager.request_options.limits);
-        let http1_trailers = scope.manager.http1.enable_trailers;
-        let with_trailers = client.takes_trailers(http1_trailers);
-        self.upload.start(&self.request, client.request_is_complete(), with_trailers, http1_trailers);
+        let with_trailers = client.takes_trailers(scope.manager.http1.enable_trailers);
+        self.upload.start(&self.request, client.request_is_complete(), with_trailers);
         if client.request_is_complete() {
             self.info.request_complete = Some(Duration::ZERO);
         }

@@ -200,7 +200,8 @@ impl Exchange {
                         self.info.downstream_wire_bytes_sent += wire_bytes as u64;
                     }
                     Poll::Ready(Ok(BodyEvent::End)) => {
-                        if !client.takes_trailers(scope.manager.http1.enable_trailers) {
+                        let from_upstream = upstream.takes_trailers(forwarding.cluster.http.http1.enable_trailers);
+                        if !from_upstream || !client.takes_trailers(scope.manager.http1.enable_trailers) {
                             self.response_trailers.clear();
                         }
                         let wire_bytes =

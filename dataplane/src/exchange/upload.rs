@@ -6,6 +6,7 @@ use torus_codec::{BodyLength, HeaderMap, NameCase, RequestHead};
 use torus_ring::Ring;
 
 use super::client_stream::ClientStream;
+use crate::cluster::options::UpstreamHttp1;
 use crate::telemetry::stream_info::StreamInfo;
 use crate::upstream::UpstreamStream;
 use crate::wire::{BodyError, BodyEvent, BodyWriter};
@@ -29,7 +30,7 @@ pub struct Upload {
     received: bool,
     /// The client's trailers are taken.
     with_trailers: bool,
-    /// `enable_trailers`: they go on to an upstream of HTTP/1.1.
+    /// `enable_trailers` of the cluster: they go on to an upstream of HTTP/1.1.
     http1_trailers: bool,
 }
 
@@ -43,9 +44,8 @@ pub enum UploadError {
 
 impl Upload {
     /// Begins a request's body.
-    pub fn start(&mut self, request: &RequestHead, received: bool, with_trailers: bool, http1_trailers: bool) {
+    pub fn start(&mut self, request: &RequestHead, received: bool, with_trailers: bool) {
         self.with_trailers = with_trailers;
-        self.http1_trailers = http1_trailers;
         self.length = request.body;
         self.kept.clear();
         self.keeping = false;
@@ -85,9 +85,10 @@ impl Upload {
         ring: &Ring,
         upstream: &mut UpstreamStream<'_>,
         trailers: &HeaderMap,
-        case: NameCase,
+        http1: &UpstreamHttp1,
     ) -> usize {
-        self.case = case;
+        self.case = http1.header_case;
+        self.http1_trailers = http1.enable_trailers;
         self.writer = BodyWriter::new(self.length);
         self.done = matches!(self.length, BodyLength::Empty | BodyLength::Length(0));
         if self.done {

@@ -50,7 +50,7 @@ impl UpstreamStream<'_> {
         }
     }
 
-    /// Whether trailers reach this upstream: over HTTP/1.1 only where the configuration says so.
+    /// Whether trailers pass to and from this upstream: over HTTP/1.1 only where the cluster's `enable_trailers` says so.
     pub fn takes_trailers(&self, http1_trailers: bool) -> bool {
         http1_trailers || matches!(self, Self::Http2(_))
     }
