@@ -38,6 +38,7 @@ fn gateway(lanes: &[(u16, u16)]) -> Proxy {
                 "typed_config": {
                     "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                     "stat_prefix": "malformed",
+                    "codec_type": "HTTP1",
                     "delayed_close_timeout": "0.05s",
                     "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": routes }] },
                     "http_filters": [{
