@@ -24,6 +24,8 @@ pub mod wire;
 
 pub mod transport;
 
+pub mod tls;
+
 pub mod config;
 pub mod slab;
 pub mod telemetry;

@@ -11,10 +11,14 @@ use std::time::Duration;
 
 use torus_ring::{Chunk, Nanos, Part, PeerAddr, Socket};
 
+use crate::tls::{Identity, TlsSession};
+
 /// A connection to a client or an endpoint.
 pub enum Transport {
     /// Bytes as they are on the wire.
     Plain(Socket),
+    /// Bytes in TLS records.
+    Tls(Box<TlsSession>),
 }
 
 /// What a TLS handshake established.
@@ -24,6 +28,20 @@ pub struct TlsInfo {
     pub alpn: Option<Arc<[u8]>>,
     /// The server name that the client asked for (RFC 6066 §3).
     pub server_name: Option<Arc<str>>,
+    /// `TLSv1.2`, `TLSv1.3`; empty before the handshake is complete.
+    pub version: &'static str,
+    /// The cipher suite as BoringSSL calls it.
+    pub cipher: &'static str,
+    /// The key-exchange group as BoringSSL calls it.
+    pub group: &'static str,
+    /// The session was resumed.
+    pub is_resumed: bool,
+    /// The peer's certificate was checked and proves who it is.
+    pub is_verified: bool,
+    /// Who the peer says it is.
+    pub peer: Option<Arc<Identity>>,
+    /// Who we say we are.
+    pub local: Option<Arc<Identity>>,
 }
 
 impl From<Socket> for Transport {
@@ -34,9 +52,18 @@ impl From<Socket> for Transport {
 
 impl Transport {
     /// What the handshake established; `None` without TLS.
-    pub fn tls(&self) -> Option<&TlsInfo> {
+    pub fn tls(&self) -> Option<&Arc<TlsInfo>> {
         match self {
             Self::Plain(_) => None,
+            Self::Tls(session) => Some(session.info()),
+        }
+    }
+
+    /// Whether a TLS handshake is to be completed before anything else.
+    pub fn is_handshaking(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(session) => session.is_handshaking(),
         }
     }
 
@@ -49,6 +76,7 @@ impl Transport {
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         match self {
             Self::Plain(socket) => socket.poll_recv(cx),
+            Self::Tls(session) => session.poll_recv(cx),
         }
     }
 
@@ -61,6 +89,7 @@ impl Transport {
     pub fn unread(&mut self, chunk: Chunk) {
         match self {
             Self::Plain(socket) => socket.unread(chunk),
+            Self::Tls(session) => session.unread(chunk),
         }
     }
 
@@ -68,6 +97,7 @@ impl Transport {
     pub fn has_received(&mut self) -> bool {
         match self {
             Self::Plain(socket) => socket.has_received(),
+            Self::Tls(session) => session.has_received(),
         }
     }
 
@@ -75,6 +105,7 @@ impl Transport {
     pub fn write(&mut self, part: impl Into<Part>) {
         match self {
             Self::Plain(socket) => socket.write(part),
+            Self::Tls(session) => session.write(&part.into()),
         }
     }
 
@@ -112,6 +143,7 @@ impl Transport {
     pub fn shutdown_write(&mut self) {
         match self {
             Self::Plain(socket) => socket.shutdown_write(),
+            Self::Tls(session) => session.shutdown_write(),
         }
     }
 
@@ -120,6 +152,7 @@ impl Transport {
     pub fn close_gracefully(self, linger: Duration) {
         match self {
             Self::Plain(socket) => socket.close_gracefully(linger),
+            Self::Tls(session) => session.close_gracefully(linger),
         }
     }
 
@@ -127,6 +160,7 @@ impl Transport {
     pub fn abort(self) {
         match self {
             Self::Plain(socket) => socket.abort(),
+            Self::Tls(session) => session.abort(),
         }
     }
 
@@ -153,12 +187,14 @@ impl Transport {
     fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,
+            Self::Tls(session) => &session.socket,
         }
     }
 
     fn socket_mut(&mut self) -> &mut Socket {
         match self {
             Self::Plain(socket) => socket,
+            Self::Tls(session) => &mut session.socket,
         }
     }
 }

@@ -274,6 +274,20 @@ impl Ring {
         Chunk::copied(&self.inner.pool, bytes)
     }
 
+    /// Copies bytes into a receive buffer of the ring where one can be spared, and at most as many as it holds; into
+    /// memory of their own otherwise.
+    pub fn leased_copy(&self, bytes: &[u8]) -> Chunk {
+        let pool = &self.inner.pool;
+        let bytes = &bytes[..bytes.len().min(pool.buffer_bytes() as usize)];
+        match if pool.is_scarce() { None } else { pool.take() } {
+            Some(buffer) => {
+                pool.fill(buffer, bytes);
+                Chunk::lease(pool, buffer, bytes.len())
+            }
+            None => Chunk::copied(pool, bytes),
+        }
+    }
+
     /// Completes with the token of a parked socket that has received something. One task at a time may wait for it.
     pub fn next_parked(&self) -> impl Future<Output = u64> + use<> {
         let inner = Rc::clone(&self.inner);

@@ -29,6 +29,7 @@ pub use policy::Policy;
 
 use crate::telemetry::counters::Stats;
 use crate::telemetry::names::ClusterStat;
+use crate::tls::ClientTls;
 
 /// A cluster's place in [`crate::config::snapshot::Snapshot::clusters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +58,8 @@ pub struct Cluster {
     pub http: Arc<UpstreamHttp>,
     /// How sockets are made.
     pub connect: Arc<UpstreamConnectOptions>,
+    /// TLS to the endpoints; plain where `None`.
+    pub tls: Option<Arc<ClientTls>>,
     /// Limits over all cores.
     pub breakers: Arc<Breakers>,
     /// Limit on the connections of all cores to one host, which new hosts of the cluster get too.

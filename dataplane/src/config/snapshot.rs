@@ -9,6 +9,7 @@ use crate::config::address::Address;
 use crate::downstream::HttpConnectionManager;
 use crate::telemetry::counters::Stats;
 use crate::telemetry::names::ListenerStat;
+use crate::tls::ServerTls;
 
 /// Everything that a worker needs to serve, from one moment.
 #[derive(Default)]
@@ -140,6 +141,10 @@ pub enum TrafficDirection {
 pub struct FilterChain {
     /// For access logs and admin.
     pub name: Box<str>,
+    /// TLS that ends here; plain where `None`.
+    pub tls: Option<ServerTls>,
+    /// A TLS handshake that takes longer is given up.
+    pub handshake_timeout: Duration,
     /// What serves the connection.
     pub terminal: NetworkFilter,
 }

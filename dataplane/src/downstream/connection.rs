@@ -2,13 +2,14 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use torus_codec::Malformed;
 use torus_ring::Nanos;
 
 use super::ConnectionInfo;
-use crate::config::snapshot::NetworkFilter;
+use crate::config::snapshot::{Listener, NetworkFilter};
 use crate::downstream::{CodecType, HttpConnectionManager};
 use crate::exchange::client::Client;
 use crate::exchange::client_stream::ClientStream;
@@ -17,7 +18,9 @@ use crate::exchange::deadline::Deadline;
 use crate::exchange::local_reply::{Refusal, is_codec_error};
 use crate::exchange::upload::QUEUED_BYTES_MAX;
 use crate::exchange::{After, Exchange, Scope};
-use crate::telemetry::names::HttpStat;
+use crate::telemetry::names::{HttpStat, ListenerStat};
+use crate::tls::TlsError;
+use crate::transport::Transport;
 use crate::wire::HeadError;
 
 /// A client's connection between two requests; what a runner takes and gives back.
@@ -67,7 +70,14 @@ impl Connection {
             let snapshot = core.snapshot();
             let Some(listener) = snapshot.listeners.get(self.listener as usize) else { return Rest::Close };
             let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
-            if manager.codec == CodecType::Http2 {
+            if self.client.socket.is_handshaking()
+                && let Some(rest) = self.handshake(core, listener).await
+            {
+                return rest;
+            }
+            // What ALPN has settled needs no look at the first bytes.
+            let by_alpn = manager.codec == CodecType::Auto && self.client.socket.alpn() == Some(b"h2");
+            if manager.codec == CodecType::Http2 || by_alpn {
                 return Rest::Http2;
             }
             let head = self.read_head(core, exchange, manager).await;
@@ -111,6 +121,46 @@ impl Connection {
             }
             if !self.wait_until_sent(core, exchange, manager).await {
                 return Rest::Abort;
+            }
+        }
+    }
+
+    /// Completes the TLS handshake; what becomes of the connection where that fails.
+    async fn handshake(&mut self, core: &CoreState, listener: &Listener) -> Option<Rest> {
+        let chain = &listener.default_chain;
+        let Transport::Tls(session) = &mut self.client.socket else { return None };
+        let mut timer = core.ring.timer();
+        timer.set(self.opened_at + chain.handshake_timeout);
+        let done = poll_fn(|cx| match session.poll_handshake(cx) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => timer.poll_expired(cx).map(|()| Err(TlsError::Late)),
+        })
+        .await;
+        match done {
+            Ok(()) => {
+                self.info.tls = Some(Arc::clone(session.info()));
+                if let Some(tls) = &chain.tls {
+                    tls.count_handshake(core.core, session.info());
+                }
+                None
+            }
+            Err(error) => {
+                if let Some(tls) = &chain.tls {
+                    tls.count_failure(core.core, &error);
+                }
+                if matches!(error, TlsError::Late) {
+                    listener.stats.increment(core.core, ListenerStat::DownstreamCxTransportSocketConnectTimeout);
+                }
+                tracing::debug!(
+                    target: "connection",
+                    "listener `{}`: TLS with {} failed: {error}", listener.name, self.info.direct_remote
+                );
+                Some(match error {
+                    // The alert is to arrive.
+                    TlsError::Protocol(_) => Rest::Close,
+                    TlsError::Closed | TlsError::Io(_) => Rest::Gone,
+                    TlsError::Late => Rest::Abort,
+                })
             }
         }
     }

@@ -6,9 +6,11 @@
 //! Envoy 1.40.
 
 mod address;
+mod client_cert;
 mod host;
 mod sanitize;
 
+pub use self::client_cert::{ClientCertDetails, ForwardClientCert};
 use torus_codec::path::{self, Outcome, PathError, PathOptions};
 use torus_codec::{HeaderMap, Known};
 
@@ -166,9 +168,8 @@ fn apply_request_rules(
         headers.set_known(Known::XEnvoyExternalAddress, &scratch.value);
     }
     establish_request_id(options, edge, headers, random);
-    if !options.forward_client_cert {
-        headers.remove_known(Known::XForwardedClientCert);
-    }
+    let tls = connection.tls.as_deref();
+    client_cert::apply(options.forward_client_cert, options.client_cert_details, tls, headers, &mut scratch.value);
     establish_scheme(options, own_scheme, headers);
     Ok(Prepared { remote: origin.remote, internal: origin.internal, edge })
 }

@@ -17,6 +17,7 @@ use crate::route::RouteTable;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::{Core, Stats};
 use crate::telemetry::names::{Http1Stat, Http2Stat, HttpStat, ListenerHttpStat, ResponseClass};
+use crate::transport::TlsInfo;
 use crate::wire::http2::Http2Options;
 
 /// The HTTP connection manager, parsed.
@@ -230,8 +231,10 @@ pub struct EdgeOptions {
     pub local_ip: Option<IpAddr>,
     /// Names this proxy in `user-agent` and `x-envoy-downstream-service-*` (`add_user_agent`).
     pub user_agent: Option<UserAgent>,
-    /// Forward `x-forwarded-client-cert` as it came (`ALWAYS_FORWARD_ONLY`); every other setting removes it without mutual TLS.
-    pub forward_client_cert: bool,
+    /// What happens to `x-forwarded-client-cert`.
+    pub forward_client_cert: edge::ForwardClientCert,
+    /// Which parts of a client's certificate it tells.
+    pub client_cert_details: edge::ClientCertDetails,
     /// Removed from external requests besides Envoy's own. Source: RouteConfiguration.internal_only_headers.
     pub internal_only_headers: Vec<HeaderName>,
 }
@@ -263,6 +266,8 @@ pub struct ConnectionInfo {
     pub direct_remote: Address,
     /// Our end of the socket.
     pub local: Address,
-    /// TLS ended here.
+    /// TLS ends here.
     pub secure: bool,
+    /// What the handshake established, once it is complete.
+    pub tls: Option<Arc<TlsInfo>>,
 }

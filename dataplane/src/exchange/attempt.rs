@@ -16,6 +16,7 @@ use super::upload::UploadError;
 use super::{Exchange, Scope};
 use crate::telemetry::names::ClusterStat;
 use crate::telemetry::stream_info::ResponseFlag;
+use crate::tls::TlsError;
 use crate::upstream::{AcquireError, Chosen, Lease, SendHeadError};
 use crate::wire::{BodyError, HeadError};
 
@@ -90,6 +91,9 @@ impl Failure {
     /// Why the connection could not be made, for instance `delayed connect error: Connection refused`.
     pub(super) fn transport_failure(&self) -> Option<String> {
         let error = self.error.as_ref()?;
+        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
+            return Some(format!("TLS_error:|{tls}:TLS_error_end"));
+        }
         Some(format!("delayed connect error: {}", system_error_text(error)))
     }
 }
@@ -122,6 +126,7 @@ impl Exchange {
         self.info.upstream_connection_id = upstream.id();
         self.info.connection_ids_attempted.push(upstream.id());
         self.info.upstream_local = upstream.local();
+        self.info.upstream_tls = upstream.tls();
         self.info.upstream_protocol = Some(upstream.protocol());
         let http1 = &forwarding.cluster.http.http1;
         let options = EncodeOptions { case: http1.header_case, ..EncodeOptions::default() };

@@ -197,6 +197,7 @@ impl Exchange {
         info.downstream_local = Some(scope.connection.local.clone());
         info.downstream_direct_remote = Some(scope.connection.direct_remote.clone());
         info.downstream_remote = Some(scope.connection.direct_remote.clone());
+        info.downstream_tls = scope.connection.tls.clone();
         info.listener_name.push_str(&scope.listener.name);
         info.filter_chain_name.push_str(&scope.listener.default_chain.name);
         let stats = &scope.manager.stats;

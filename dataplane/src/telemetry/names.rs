@@ -57,6 +57,82 @@ stat_group! {
 }
 
 stat_group! {
+    /// `listener.<address>.ssl.` and `cluster.<name>.ssl.`
+    TlsStat {
+        ConnectionError = Counter "connection_error",
+        FailVerifyCertHash = Counter "fail_verify_cert_hash",
+        FailVerifyError = Counter "fail_verify_error",
+        FailVerifyNoCert = Counter "fail_verify_no_cert",
+        FailVerifySan = Counter "fail_verify_san",
+        Handshake = Counter "handshake",
+        NoCertificate = Counter "no_certificate",
+        OcspStapleFailed = Counter "ocsp_staple_failed",
+        OcspStapleOmitted = Counter "ocsp_staple_omitted",
+        OcspStapleRequests = Counter "ocsp_staple_requests",
+        OcspStapleResponses = Counter "ocsp_staple_responses",
+        SessionReused = Counter "session_reused",
+        WasKeyUsageInvalid = Counter "was_key_usage_invalid",
+        CiphersEcdsaAes128 = Counter "ciphers.ECDHE-ECDSA-AES128-GCM-SHA256" late,
+        CiphersEcdsaAes256 = Counter "ciphers.ECDHE-ECDSA-AES256-GCM-SHA384" late,
+        CiphersEcdsaChacha = Counter "ciphers.ECDHE-ECDSA-CHACHA20-POLY1305" late,
+        CiphersRsaAes128 = Counter "ciphers.ECDHE-RSA-AES128-GCM-SHA256" late,
+        CiphersRsaAes256 = Counter "ciphers.ECDHE-RSA-AES256-GCM-SHA384" late,
+        CiphersRsaChacha = Counter "ciphers.ECDHE-RSA-CHACHA20-POLY1305" late,
+        CiphersTlsAes128 = Counter "ciphers.TLS_AES_128_GCM_SHA256" late,
+        CiphersTlsAes256 = Counter "ciphers.TLS_AES_256_GCM_SHA384" late,
+        CiphersTlsChacha = Counter "ciphers.TLS_CHACHA20_POLY1305_SHA256" late,
+        CurvesMlkem = Counter "curves.X25519MLKEM768" late,
+        CurvesP256 = Counter "curves.P-256" late,
+        CurvesP384 = Counter "curves.P-384" late,
+        CurvesX25519 = Counter "curves.X25519" late,
+        VersionsTls12 = Counter "versions.TLSv1.2" late,
+        VersionsTls13 = Counter "versions.TLSv1.3" late,
+    }
+}
+
+impl TlsStat {
+    /// The counter of a protocol version.
+    pub fn version(name: &str) -> Option<Self> {
+        Self::under("versions.", name)
+    }
+
+    /// The counter of a cipher suite.
+    pub fn cipher(name: &str) -> Option<Self> {
+        Self::under("ciphers.", name)
+    }
+
+    /// The counter of a key-exchange group.
+    pub fn curve(name: &str) -> Option<Self> {
+        Self::under("curves.", name)
+    }
+
+    fn under(prefix: &str, name: &str) -> Option<Self> {
+        use TlsStat::*;
+        let all = [
+            CiphersEcdsaAes128,
+            CiphersEcdsaAes256,
+            CiphersEcdsaChacha,
+            CiphersRsaAes128,
+            CiphersRsaAes256,
+            CiphersRsaChacha,
+            CiphersTlsAes128,
+            CiphersTlsAes256,
+            CiphersTlsChacha,
+            CurvesMlkem,
+            CurvesP256,
+            CurvesP384,
+            CurvesX25519,
+            VersionsTls12,
+            VersionsTls13,
+        ];
+        all.into_iter().find(|stat| {
+            let known = Self::DEFINITIONS.get(stat.index()).map(|definition| definition.name);
+            known.and_then(|known| known.strip_prefix(prefix)) == Some(name)
+        })
+    }
+}
+
+stat_group! {
     /// `listener.<address>.http.<stat_prefix>.`
     ListenerHttpStat {
         DownstreamRq1xx = Counter "downstream_rq_1xx",

@@ -1,8 +1,10 @@
 //! The facts of one request, filled while it runs; read by access logs, header formats and statistics.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::config::address::Address;
+use crate::transport::TlsInfo;
 
 /// Everything that is known of one request. Reused from request to request; strings keep their memory.
 #[derive(Default)]
@@ -85,6 +87,10 @@ pub struct StreamInfo {
     pub downstream_direct_remote: Option<Address>,
     /// Our end of the client's socket.
     pub downstream_local: Option<Address>,
+    /// TLS with the client.
+    pub downstream_tls: Option<Arc<TlsInfo>>,
+    /// TLS with the upstream of the last attempt.
+    pub upstream_tls: Option<Arc<TlsInfo>>,
     /// Name of the filter chain.
     pub filter_chain_name: String,
     /// Name of the listener.

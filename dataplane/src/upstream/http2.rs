@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::pool::{AcquireError, Answer, Chosen, Lease, PendingPermit, Pools, Wai
 use crate::cluster::{HostIndex, Priority, Resource};
 use crate::config::address::Address;
 use crate::telemetry::names::{ClusterStat, HostStat};
+use crate::transport::TlsInfo;
 use crate::wire::http2::{BodyReceiver, BodySender, Http2Options, Keepalive, RingIo, SharedSocket, message};
 use crate::wire::{BodyData, BodyError, BodyEvent, HeadError};
 
@@ -27,6 +29,7 @@ use crate::wire::{BodyData, BodyError, BodyEvent, HeadError};
 pub(super) struct Http2Connection {
     id: u64,
     local: Option<Address>,
+    tls: Option<Arc<TlsInfo>>,
     pub(super) address: Address,
     pub(super) place: Place,
     opened_at: Nanos,
@@ -115,6 +118,11 @@ impl Http2Upstream {
     /// Our end of the connection.
     pub fn local(&self) -> Option<Address> {
         self.connection.local.clone()
+    }
+
+    /// What the connection's TLS handshake established.
+    pub fn tls(&self) -> Option<Arc<TlsInfo>> {
+        self.connection.tls.clone()
     }
 
     /// Whether both directions are complete.
@@ -251,6 +259,7 @@ impl Pools {
         };
         let now = self.ring.now();
         let Upstream { socket, local, id, place, .. } = upstream;
+        let tls = socket.tls().cloned();
         let shared = SharedSocket::new(&self.ring, socket, options.frames, false);
         let mut builder = client::Builder::new();
         builder
@@ -270,6 +279,7 @@ impl Pools {
         let connection = Rc::new(Http2Connection {
             id,
             local,
+            tls,
             address: chosen.address.clone(),
             place,
             opened_at: now,

@@ -11,8 +11,9 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use torus_ring::{ConnectOptions, Keepalive, Nanos, PeerAddr, Ring, SocketOption};
+use torus_ring::{ConnectOptions, Keepalive, Nanos, PeerAddr, Ring, Socket, SocketOption, Timer};
 
 use super::connection::{Counted, Place, Upstream};
 use super::http2::{Http2Connection, Http2Upstream};
@@ -25,10 +26,15 @@ use crate::config::address::Address;
 use crate::slab::{Slab, SlabKey};
 use crate::telemetry::counters::Core;
 use crate::telemetry::names::{ClusterStat, HostStat};
+use crate::tls::ClientTls;
+use crate::transport::Transport;
 use crate::worker::random::Random;
 
 /// Set in the token of a parked upstream connection; tokens of client connections leave it clear.
 pub const UPSTREAM_TOKEN_BIT: u64 = 1 << 63;
+
+/// How long a peer is heard out after an alert.
+const ALERT_LINGER: Duration = Duration::from_secs(1);
 
 /// The pools of one core.
 pub struct Pools {
@@ -256,7 +262,17 @@ impl Pools {
     /// An idle connection became readable: it closed, or said something that nobody asked for. It is dropped.
     pub fn on_idle_readable(&self, token: u64) {
         let key = SlabKey::from_token(token & !UPSTREAM_TOKEN_BIT);
-        let removed = self.state.borrow_mut().idle.remove(key);
+        let removed = {
+            let mut state = self.state.borrow_mut();
+            if let Some(upstream) = state.idle.get_mut(key)
+                && !upstream.socket.has_received()
+            {
+                // Only what TLS says between requests, such as session tickets.
+                upstream.socket.park(token);
+                return;
+            }
+            state.idle.remove(key)
+        };
         if let Some(upstream) = removed {
             self.count(&upstream, ClusterStat::UpstreamCxDestroyRemote);
             self.close(upstream);
@@ -360,7 +376,7 @@ impl Pools {
         counted: Counted,
         http2: bool,
     ) -> Result<Upstream, AcquireError> {
-        let (options, timeout) = {
+        let (options, timeout, tls) = {
             let mut state = self.state.borrow_mut();
             let pool = state.existing(chosen.cluster).ok_or(AcquireError::HostGone)?;
             let cluster = &pool.cluster;
@@ -372,7 +388,10 @@ impl Pools {
                 host.stats.increment(self.core, HostStat::CxTotal);
                 host.stats.increment(self.core, HostStat::CxActive);
             }
-            (connect_options(&cluster.connect, &chosen.address), cluster.connect_timeout)
+            let host = pool.place(chosen).and_then(|place| cluster.host(place));
+            let tls =
+                cluster.tls.clone().map(|tls| (tls, host.map(|host| host.hostname.to_string()).unwrap_or_default()));
+            (connect_options(&cluster.connect, &chosen.address), cluster.connect_timeout, tls)
         };
         let started_at = self.ring.now();
         // Counted as open from here on; the guard takes it back if the attempt fails or is given up.
@@ -389,6 +408,13 @@ impl Pools {
             timer.poll_expired(cx).map(|()| None)
         })
         .await;
+        // The connect timeout counts the handshake too.
+        let connected = match (connected, tls) {
+            (Some(Ok(socket)), Some((tls, host_name))) => {
+                self.handshake(socket, &tls, &host_name, chosen, http2, &mut timer).await
+            }
+            (connected, _) => connected.map(|connected| connected.map(Transport::from)),
+        };
         match connected {
             Some(Ok(socket)) => {
                 guard.finish();
@@ -401,7 +427,7 @@ impl Pools {
                 pool.cluster.stats.record(self.core, ClusterStat::UpstreamCxConnectMs, connect_ms);
                 let place =
                     Place { cluster: chosen.cluster, host: chosen.host, epoch: chosen.epoch, priority, counted };
-                Ok(Upstream::new(socket.into(), id, place, now))
+                Ok(Upstream::new(socket, id, place, now))
             }
             Some(Err(error)) => Err(AcquireError::Connect(error)),
             None => {
@@ -411,6 +437,40 @@ impl Pools {
                     pool.cluster.stats.increment(self.core, ClusterStat::UpstreamCxConnectTimeout);
                 }
                 Err(AcquireError::ConnectTimeout)
+            }
+        }
+    }
+
+    /// TLS on a new connection; `None` when it took too long.
+    async fn handshake(
+        &self,
+        socket: Socket,
+        tls: &ClientTls,
+        host_name: &str,
+        chosen: &Chosen,
+        http2: bool,
+        timer: &mut Timer,
+    ) -> Option<io::Result<Transport>> {
+        let address = chosen.address.ip().map(|it| it.ip());
+        let mut session = match tls.connect(socket, &self.ring, host_name, address, http2) {
+            Ok(session) => session,
+            Err(error) => return Some(Err(io::Error::other(error))),
+        };
+        let done = std::future::poll_fn(|cx| match session.poll_handshake(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => timer.poll_expired(cx).map(|()| None),
+        })
+        .await?;
+        match done {
+            Ok(()) => {
+                tls.count_handshake(self.core, session.info());
+                Some(Ok(Transport::Tls(Box::new(session))))
+            }
+            Err(error) => {
+                tls.count_failure(self.core, &error);
+                // The alert is to arrive.
+                session.close_gracefully(ALERT_LINGER);
+                Some(Err(io::Error::other(error)))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The backend's end of one exchange: an HTTP/1.1 connection, or one stream of an HTTP/2 connection. What an exchange does with it is
 //! the same; how it is written is said here, once.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use torus_ring::Ring;
 use super::connection::Upstream;
 use super::http2::{Http2Upstream, SendHeadError};
 use crate::config::address::Address;
+use crate::transport::TlsInfo;
 use crate::wire::{BodyData, BodyError, BodyEvent, BodyWriter, HeadError};
 
 /// The upstream of an attempt.
@@ -39,6 +41,14 @@ impl UpstreamStream<'_> {
         match self {
             Self::Http1(upstream) => upstream.local.clone(),
             Self::Http2(stream) => stream.local(),
+        }
+    }
+
+    /// What the connection's TLS handshake established; `None` without TLS.
+    pub fn tls(&self) -> Option<Arc<TlsInfo>> {
+        match self {
+            Self::Http1(upstream) => upstream.socket.tls().cloned(),
+            Self::Http2(stream) => stream.tls(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use torus_ring::{Nanos, Socket};
 
 use crate::config::address::Address;
-use crate::config::snapshot::{Listener, NetworkFilter};
+use crate::config::snapshot::{FilterChain, Listener, NetworkFilter};
 use crate::downstream::connection::{Connection, Rest};
 use crate::downstream::{CodecType, ConnectionInfo};
 use crate::exchange::client::Client;
@@ -23,6 +23,8 @@ pub(super) struct Connections {
     slots: Slab<Slot>,
     /// One entry for each connection, looked at when its idle time would be over; most have been busy since and get another.
     idle_checks: VecDeque<IdleCheck>,
+    /// When handshakes that have not even begun are given up.
+    handshake_checks: VecDeque<(Nanos, SlabKey)>,
     /// Idle connections whose last reply was not wholly sent when they were put back.
     unsent: Vec<SlabKey>,
 }
@@ -47,10 +49,16 @@ impl Connections {
     }
 
     /// Adds a connection that waits for its first request.
-    pub(super) fn insert_idle(&mut self, connection: Connection, now: Nanos, idle_timeout: Option<Duration>) {
+    pub(super) fn insert_idle(&mut self, connection: Connection, now: Nanos, chain: &FilterChain) {
+        let NetworkFilter::Http(manager) = &chain.terminal;
+        let idle_timeout = manager.timeouts.idle;
+        let is_handshaking = connection.client.socket.is_handshaking();
         let key = self.slots.insert(Slot { connection: Some(connection), idle_since: now, is_unsent: false });
         if let Some(timeout) = idle_timeout {
             self.idle_checks.push_back(IdleCheck { at: now + timeout, timeout, key });
+        }
+        if is_handshaking {
+            self.handshake_checks.push_back((now + chain.handshake_timeout, key));
         }
         self.park(key);
     }
@@ -104,6 +112,19 @@ impl Connections {
             }
         }
         let snapshot = core.snapshot();
+        // A handshake that has begun has a timer of its own, with its runner.
+        while self.handshake_checks.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.handshake_checks.pop_front() else { break };
+            let waits = self.slots.get_mut(key).and_then(|slot| slot.connection.as_ref());
+            if waits.is_some_and(|connection| connection.client.socket.is_handshaking())
+                && let Some(connection) = self.slots.remove(key).and_then(|slot| slot.connection)
+            {
+                if let Some(listener) = snapshot.listeners.get(connection.listener as usize) {
+                    listener.stats.increment(core.core, ListenerStat::DownstreamCxTransportSocketConnectTimeout);
+                }
+                expired.push((connection, Rest::Abort));
+            }
+        }
         let mut place = 0;
         while let Some(key) = self.unsent.get(place).copied() {
             let stays = match self.slots.get_mut(key) {
@@ -171,14 +192,31 @@ pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket
         Address::Pipe(path) if path.as_os_str().is_empty() => local.clone(),
         address => address,
     };
+    let transport = match &listener.default_chain.tls {
+        None => Transport::from(socket),
+        Some(tls) => match tls.accept(socket, &core.ring) {
+            Ok(session) => Transport::Tls(Box::new(session)),
+            Err(error) => {
+                tls.count_failure(core.core, &error);
+                core.limits.release(index, listener.ignore_global_connection_limit);
+                return None;
+            }
+        },
+    };
     let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
     stats.increment(core.core, ListenerStat::DownstreamCxTotal);
     stats.increment(core.core, ListenerStat::DownstreamCxActive);
     manager.stats.increment(core.core, HttpStat::DownstreamCxTotal);
     manager.stats.increment(core.core, HttpStat::DownstreamCxActive);
-    let info = ConnectionInfo { id: core.next_connection_id(), direct_remote, local, secure: false };
+    let info = ConnectionInfo {
+        id: core.next_connection_id(),
+        direct_remote,
+        local,
+        secure: listener.default_chain.tls.is_some(),
+        tls: None,
+    };
     Some(Connection {
-        client: Client::new(socket.into(), manager.codec == CodecType::Auto),
+        client: Client::new(transport, manager.codec == CodecType::Auto),
         info,
         listener: index,
         opened_at: core.ring.now(),

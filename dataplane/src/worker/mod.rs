@@ -153,9 +153,8 @@ impl Worker {
         let admitted = connections::open(&self.core, listener, index, socket);
         if let Some(connection) = admitted {
             let now = self.core.ring.now();
-            let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
             let mut connections = self.connections.borrow_mut();
-            connections.insert_idle(connection, now, manager.timeouts.idle);
+            connections.insert_idle(connection, now, &listener.default_chain);
         }
     }
 

@@ -12,13 +12,16 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as proto;
+use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 
 use super::eds::EdsPlan;
 use super::{Cluster, ClusterKind, EndpointSet, Policy, TrackedStats, UpstreamConnectOptions, UpstreamHttp};
 use crate::config::parse::ParseContext;
 use crate::config::parse::context::type_name;
 use crate::config::reject::Refused;
+use crate::tls::{ClientTls, parse_client};
 
 /// Envoy's default for `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +43,10 @@ impl Cluster {
         let connect = connect::parse(config, context);
         let shown_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
         let stat_name: Arc<str> = shown_name.replace(':', "_").into();
+        let tls = match &config.transport_socket {
+            Some(socket) => context.within("transport_socket", |context| transport(socket, &stat_name, context)),
+            None => Ok(None),
+        };
         let thresholds = thresholds::parse(config, context);
         let (discovery, policy) = (discovery?, policy?);
         let assignment = endpoints::parse(config, &discovery, context);
@@ -63,6 +70,7 @@ impl Cluster {
                 .map_or(CONNECTION_BUFFER_BYTES_MAX, |limit| limit.value),
             http: shared(http?, &HTTP),
             connect: shared(connect?, &CONNECT),
+            tls: tls?.map(Arc::new),
             // The config thread has a core of its own and sends no requests.
             breakers: Arc::new(thresholds.breakers(context.core_count.saturating_sub(1))),
             host_connections_max: thresholds.host_connections_max,
@@ -149,6 +157,26 @@ impl Discovery {
             Self::Static | Self::Eds(_) => None,
             Self::Dns(settings) => Some(settings.plan(assignment)),
         }
+    }
+}
+
+/// TLS to the endpoints, or `None` for a plain connection.
+fn transport(
+    socket: &core::TransportSocket,
+    stat_name: &str,
+    context: &mut ParseContext,
+) -> Result<Option<ClientTls>, Refused> {
+    let Some(core::transport_socket::ConfigType::TypedConfig(packed)) = &socket.config_type else {
+        return Err(context.reject("typed_config", "is required"));
+    };
+    match type_name(&packed.type_url) {
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(None),
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => {
+            let config: UpstreamTlsContext = context.unpack("typed_config", packed)?;
+            let prefix = format!("cluster.{stat_name}.");
+            context.within("typed_config", |context| parse_client(&config, &prefix, context)).map(Some)
+        }
+        other => Err(context.reject("typed_config", format!("`{other}` is not there yet in this version"))),
     }
 }
 

@@ -82,11 +82,11 @@ fn what_is_missing_is_named() {
     );
     check(
         cluster,
-        "name: a\nhealth_checks: [{timeout: 1s}]\noutlier_detection: {}\ntransport_socket: {name: t, typed_config: {'@type': x/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}",
+        "name: a\nhealth_checks: [{timeout: 1s}]\noutlier_detection: {}\ntransport_socket: {name: t, typed_config: {'@type': x/envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport}}",
         &[
             "x:2:17: health_checks[0]: active health checks: not there yet in this version",
             "x:3:1: outlier_detection: outlier detection: not there yet in this version",
-            "x:4:29: transport_socket.typed_config: TLS (envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext): not there yet in this version",
+            "x:4:29: transport_socket.typed_config: HTTP/3 (envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport): not there yet in this version",
         ],
     );
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";

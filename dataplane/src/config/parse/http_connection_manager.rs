@@ -13,6 +13,7 @@ use torus_xds::wire;
 use super::context::type_name;
 use super::{ParseContext, cidr, http_filters, http2_options};
 use crate::config::reject::Refused;
+use crate::downstream::edge::{ClientCertDetails, ForwardClientCert};
 use crate::downstream::{
     CodecType, EdgeOptions, EscapedSlashes, HeaderCase, Http1Options, HttpConnectionManager, HttpTimeouts,
     ServerHeader, StripPort, UnderscoreAction, UserAgent,
@@ -301,7 +302,21 @@ fn edge_options(
         local_ip: context.local_ip,
         user_agent: user_agent
             .then(|| UserAgent { cluster: context.node.cluster.clone(), node: context.node.id.clone() }),
-        forward_client_cert: config.forward_client_cert_details() == ForwardClientCertDetails::AlwaysForwardOnly,
+        forward_client_cert: match config.forward_client_cert_details() {
+            ForwardClientCertDetails::Sanitize => ForwardClientCert::Sanitize,
+            ForwardClientCertDetails::ForwardOnly => ForwardClientCert::ForwardOnly,
+            ForwardClientCertDetails::AppendForward => ForwardClientCert::AppendForward,
+            ForwardClientCertDetails::SanitizeSet => ForwardClientCert::SanitizeSet,
+            ForwardClientCertDetails::AlwaysForwardOnly => ForwardClientCert::AlwaysForwardOnly,
+        },
+        client_cert_details: config.set_current_client_cert_details.as_ref().map_or_else(
+            ClientCertDetails::default,
+            |details| ClientCertDetails {
+                subject: details.subject.is_some_and(|on| on.value),
+                uri: details.uri,
+                dns: details.dns,
+            },
+        ),
         // They come with the route table, which the caller knows.
         internal_only_headers: Vec::new(),
     })

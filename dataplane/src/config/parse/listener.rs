@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as proto;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 
 use super::context::type_name;
 use super::http_connection_manager::{self, is_http_connection_manager};
@@ -12,6 +13,8 @@ use super::{ParseContext, address};
 use crate::config::address::Address;
 use crate::config::reject::Refused;
 use crate::config::snapshot::{FilterChain, ListenSocketOptions, Listener, NetworkFilter, TrafficDirection};
+use crate::tls::server::HANDSHAKE_TIMEOUT;
+use crate::tls::{ServerTls, parse_server};
 
 /// Compiles `config`.
 pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Listener, Refused> {
@@ -163,28 +166,37 @@ fn parse_chain(
     listener_prefix: &str,
     context: &mut ParseContext,
 ) -> Result<FilterChain, Refused> {
-    if let Some(socket) = &chain.transport_socket {
-        refuse_other_transports(socket, context);
-    }
+    let tls = match &chain.transport_socket {
+        Some(socket) => context.within("transport_socket", |context| transport(socket, listener_prefix, context)),
+        None => Ok(None),
+    };
+    let timeout = context.timeout("transport_socket_connect_timeout", &chain.transport_socket_connect_timeout, None);
     let [filter] = chain.filters.as_slice() else {
         return Err(
             context.reject("filters", format!("must be exactly one, {HTTP}; there are {}", chain.filters.len()))
         );
     };
     let terminal = context.within_item("filters", 0, |context| terminal_filter(filter, listener_prefix, context))?;
-    Ok(FilterChain { name: chain.name.as_str().into(), terminal })
+    let handshake_timeout = timeout?.unwrap_or(HANDSHAKE_TIMEOUT);
+    Ok(FilterChain { name: chain.name.as_str().into(), tls: tls?, handshake_timeout, terminal })
 }
 
-fn refuse_other_transports(socket: &core::TransportSocket, context: &mut ParseContext) {
-    let Some(core::transport_socket::ConfigType::TypedConfig(packed)) = &socket.config_type else { return };
+fn transport(
+    socket: &core::TransportSocket,
+    listener_prefix: &str,
+    context: &mut ParseContext,
+) -> Result<Option<ServerTls>, Refused> {
+    let Some(core::transport_socket::ConfigType::TypedConfig(packed)) = &socket.config_type else {
+        return Err(context.reject("typed_config", "is required"));
+    };
     match type_name(&packed.type_url) {
-        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => {}
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(None),
         "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => {
-            let _ = context.reject("transport_socket", "TLS (DownstreamTlsContext) is not there yet in this version");
+            let config: DownstreamTlsContext = context.unpack("typed_config", packed)?;
+            let parsed = context.within("typed_config", |context| parse_server(&config, listener_prefix, context));
+            parsed.map(Some)
         }
-        other => {
-            let _ = context.reject("transport_socket", format!("`{other}` is not there yet in this version"));
-        }
+        other => Err(context.reject("typed_config", format!("`{other}` is not there yet in this version"))),
     }
 }
 

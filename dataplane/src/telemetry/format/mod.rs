@@ -8,6 +8,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 mod time;
+mod tls;
 
 use std::time::SystemTime;
 

@@ -8,6 +8,7 @@ use torus_codec::headers::{HeaderMap, HeaderName, Known};
 
 use super::FormatContext;
 use super::time::TimeFormat;
+use super::tls::{Side, TlsFact};
 use crate::config::address::Address;
 use crate::route::parameters::{is_grpc, query_value, without_query};
 use crate::telemetry::stream_info::{ResponseFlag, StreamInfo};
@@ -17,7 +18,7 @@ use crate::telemetry::stream_info::{ResponseFlag, StreamInfo};
 pub(super) enum Operator {
     /// Known when the format was compiled.
     Constant(Box<str>),
-    /// Never has a value on connections without TLS, or needs a feature that has none to give.
+    /// Needs a feature that has no value to give.
     Absent,
     StartTime(TimeFormat),
     EmitTime(TimeFormat),
@@ -33,9 +34,18 @@ pub(super) enum Operator {
     Query(PathSource, Option<usize>),
     Path(PathSource, bool, Option<usize>),
     RequestedServerName {
-        host: bool,
+        host: HostOrName,
         original: bool,
     },
+    Tls(Side, TlsFact),
+}
+
+/// Whether `%REQUESTED_SERVER_NAME%` is the name of the TLS handshake or the request's host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HostOrName {
+    NameOnly,
+    NameFirst,
+    HostFirst,
 }
 
 /// Numbers of [`StreamInfo`].
@@ -242,11 +252,18 @@ impl Operator {
                 let path = if *with_query { path } else { without_query(path) };
                 out.extend_from_slice(truncated(path, *len_max));
             }
-            Self::RequestedServerName { host: false, .. } => return None,
-            Self::RequestedServerName { host: true, original } => {
+            Self::RequestedServerName { host, original } => {
                 let known = if *original { Known::XEnvoyOriginalHost } else { Known::Authority };
-                out.extend_from_slice(host_without_port(context.request.get_known(known)?));
+                let host_name = || context.request.get_known(known).map(host_without_port);
+                let tls = context.info.downstream_tls.as_deref();
+                let name = || tls.and_then(|tls| tls.server_name.as_deref()).map(str::as_bytes);
+                out.extend_from_slice(match host {
+                    HostOrName::NameOnly => name()?,
+                    HostOrName::NameFirst => name().or_else(host_name)?,
+                    HostOrName::HostFirst => host_name().or_else(name)?,
+                });
             }
+            Self::Tls(side, fact) => super::tls::write(*side, *fact, context, out)?,
         }
         Some(())
     }

@@ -3,7 +3,8 @@
 use torus_codec::headers::HeaderName;
 
 use super::operator::{
-    AddressPart, Count, FieldNames, GrpcForm, Message, Operator, PathSource, Point, Span, Text, TimeUnit, Which,
+    AddressPart, Count, FieldNames, GrpcForm, HostOrName, Message, Operator, PathSource, Point, Span, Text, TimeUnit,
+    Which,
 };
 use super::time::{self, TimeFormat};
 
@@ -236,9 +237,9 @@ impl<'a> Command<'a> {
     fn requested_server_name(&self) -> Result<Operator, Wrong> {
         let mut parts = self.parameters.split(':');
         let host = match parts.next() {
-            None | Some("" | "SNI_ONLY") => false,
-            // Without TLS there is no SNI, so the host is first either way.
-            Some("SNI_FIRST" | "HOST_FIRST") => true,
+            None | Some("" | "SNI_ONLY") => HostOrName::NameOnly,
+            Some("SNI_FIRST") => HostOrName::NameFirst,
+            Some("HOST_FIRST") => HostOrName::HostFirst,
             Some(other) => {
                 let name = self.name;
                 return Err(format!("{name} takes SNI_ONLY, SNI_FIRST or HOST_FIRST, not {other}").into());
@@ -383,8 +384,11 @@ fn plain(name: &str) -> Option<Operator> {
         "LOCAL_REPLY_BODY" => Operator::Text(Text::LocalReplyBody),
         "HOSTNAME" => Operator::Constant(host_name().into()),
         "CUSTOM_FLAGS" => Operator::Constant("".into()),
-        _ if ABSENT.contains(&name) => Operator::Absent,
-        _ => return None,
+        _ => match super::tls::named(name) {
+            Some((side, fact)) => Operator::Tls(side, fact),
+            None if ABSENT.contains(&name) => Operator::Absent,
+            None => return None,
+        },
     })
 }
 
@@ -393,7 +397,7 @@ fn host_name() -> String {
     read.map_or_else(|_| "-".into(), |name| name.trim_end().to_owned())
 }
 
-/// Known, and without a value on connections without TLS and tracing.
+/// Known, and never with a value in this version.
 const ABSENT: &[&str] = &[
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
     "DOWNSTREAM_LOCAL_CLOSE_REASON",
@@ -403,45 +407,18 @@ const ABSENT: &[&str] = &[
     "SPAN_ID",
     "TLS_JA3_FINGERPRINT",
     "TLS_JA4_FINGERPRINT",
-    "DOWNSTREAM_PEER_URI_SAN",
-    "DOWNSTREAM_PEER_DNS_SAN",
-    "DOWNSTREAM_PEER_IP_SAN",
-    "DOWNSTREAM_PEER_EMAIL_SAN",
     "DOWNSTREAM_PEER_OTHERNAME_SAN",
-    "DOWNSTREAM_LOCAL_URI_SAN",
-    "DOWNSTREAM_LOCAL_DNS_SAN",
-    "DOWNSTREAM_LOCAL_IP_SAN",
-    "DOWNSTREAM_LOCAL_EMAIL_SAN",
     "DOWNSTREAM_LOCAL_OTHERNAME_SAN",
-    "DOWNSTREAM_PEER_SUBJECT",
-    "DOWNSTREAM_PEER_ISSUER",
-    "DOWNSTREAM_LOCAL_SUBJECT",
     "DOWNSTREAM_TLS_SESSION_ID",
-    "DOWNSTREAM_TLS_CIPHER",
-    "DOWNSTREAM_TLS_GROUP",
-    "DOWNSTREAM_TLS_VERSION",
-    "DOWNSTREAM_PEER_FINGERPRINT_256",
     "DOWNSTREAM_PEER_FINGERPRINT_1",
-    "DOWNSTREAM_PEER_SERIAL",
     "DOWNSTREAM_PEER_CERT",
     "DOWNSTREAM_PEER_CERT_V_START",
     "DOWNSTREAM_PEER_CERT_V_END",
     "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256",
     "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
     "DOWNSTREAM_PEER_CHAIN_SERIALS",
-    "UPSTREAM_PEER_URI_SAN",
-    "UPSTREAM_PEER_DNS_SAN",
-    "UPSTREAM_PEER_IP_SAN",
-    "UPSTREAM_PEER_SUBJECT",
-    "UPSTREAM_PEER_ISSUER",
     "UPSTREAM_PEER_CERT",
-    "UPSTREAM_LOCAL_URI_SAN",
-    "UPSTREAM_LOCAL_DNS_SAN",
-    "UPSTREAM_LOCAL_IP_SAN",
     "UPSTREAM_TLS_SESSION_ID",
-    "UPSTREAM_TLS_CIPHER",
-    "UPSTREAM_TLS_GROUP",
-    "UPSTREAM_TLS_VERSION",
 ];
 
 /// Source: Envoy, `METADATA(TYPE:NAMESPACE:KEY)`.

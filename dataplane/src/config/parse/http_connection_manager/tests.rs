@@ -191,7 +191,11 @@ route_config: {internal_only_headers: [X-Only]}
     assert!(edge.preserve_external_request_id && edge.request_id_in_response && !edge.generate_request_id);
     assert!(!edge.reset_trace_reason && edge.unix_sockets_internal && edge.internal_ranges.len() == 1);
     assert!(edge.normalize_path && edge.merge_slashes && edge.escaped_slashes == EscapedSlashes::Reject);
-    assert!(edge.strip_port == StripPort::Any && edge.strip_trailing_dot && edge.forward_client_cert);
+    assert!(
+        edge.strip_port == StripPort::Any
+            && edge.strip_trailing_dot
+            && edge.forward_client_cert == ForwardClientCert::AlwaysForwardOnly
+    );
     assert!(edge.scheme_overwrite.as_deref() == Some("https") && !edge.scheme_match_upstream);
     assert!(edge.user_agent.is_some() && edge.underscores == UnderscoreAction::Drop && edge.trusted_hop_count == 2);
     assert_eq!(edge.internal_only_headers, [HeaderName::new("x-only").unwrap()]);

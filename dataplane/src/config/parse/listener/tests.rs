@@ -119,7 +119,7 @@ fn what_is_wrong_is_named() {
         &chain(&format!(
             "transport_socket: {{name: t, typed_config: {{'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext}}}}, {CHAIN}"
         )),
-        &["filter_chains[0].transport_socket: TLS (DownstreamTlsContext) is not there yet in this version"],
+        &["filter_chains[0].transport_socket.typed_config.common_tls_context: is required"],
     );
     let rest = format!("filter_chains: [{{{CHAIN}}}]");
     check(

@@ -1,0 +1,165 @@
+//! TLS that ends here: what a filter chain offers to clients.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{Connection, ServerConfig, ServerConnection};
+use torus_ring::{Ring, Socket};
+
+use super::identity::{Identity, dns_name_matches};
+use super::session::{CertificateFault, TlsError, TlsSession};
+use super::validate::{ClientVerifier, Validation};
+use crate::telemetry::counters::{Core, Stats};
+use crate::telemetry::names::TlsStat;
+use crate::transport::TlsInfo;
+
+/// A handshake that takes longer is given up, where `transport_socket_connect_timeout` says nothing else.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A DownstreamTlsContext, compiled. Its tickets open no session of another one, and none of its older versions.
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// The identity of the first certificate, for formats.
+    local: Option<Arc<Identity>>,
+    proves_identity: bool,
+    /// `listener.<address>.ssl.`
+    pub stats: Arc<Stats<TlsStat>>,
+}
+
+/// What a [`ServerTls`] is made of.
+pub(super) struct ServerParts {
+    pub provider: Arc<rustls::crypto::CryptoProvider>,
+    pub versions: Vec<&'static rustls::SupportedProtocolVersion>,
+    pub certificates: Vec<Certificate>,
+    /// How clients' certificates are judged; `None` asks for none.
+    pub validation: Option<Arc<Validation>>,
+    pub require_client_certificate: bool,
+    pub require_sni: bool,
+    /// Where no certificate has the name that was asked for, all are looked through for one that the client can use, and
+    /// not the first alone.
+    pub full_scan: bool,
+    pub alpn: Vec<Vec<u8>>,
+    pub tickets: bool,
+    pub prefer_client_ciphers: bool,
+    pub stats: Arc<Stats<TlsStat>>,
+}
+
+/// A certificate with its key and names.
+#[derive(Debug)]
+pub(super) struct Certificate {
+    pub key: Arc<CertifiedKey>,
+    pub identity: Arc<Identity>,
+}
+
+impl ServerTls {
+    pub(super) fn new(parts: ServerParts) -> Result<Self, rustls::Error> {
+        let builder = ServerConfig::builder_with_provider(parts.provider).with_protocol_versions(&parts.versions)?;
+        let proves_identity = parts.validation.as_ref().is_some_and(|validation| validation.proves_identity());
+        let builder = match parts.validation {
+            None => builder.with_no_client_auth(),
+            Some(validation) => builder.with_client_cert_verifier(Arc::new(ClientVerifier {
+                validation,
+                required: parts.require_client_certificate,
+            })),
+        };
+        let local = parts.certificates.first().map(|first| Arc::clone(&first.identity));
+        let mut config = builder.with_cert_resolver(Arc::new(ByName {
+            certificates: parts.certificates,
+            require_sni: parts.require_sni,
+            full_scan: parts.full_scan,
+        }));
+        config.alpn_protocols = parts.alpn;
+        config.ignore_client_order = !parts.prefer_client_ciphers;
+        // State of sessions is kept by clients alone, so that this side's memory is bounded.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        if parts.tickets {
+            config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        } else {
+            config.send_tls13_tickets = 0;
+        }
+        Ok(Self { config: Arc::new(config), local, proves_identity, stats: parts.stats })
+    }
+
+    /// Begins a handshake as the server.
+    pub fn accept(&self, socket: Socket, ring: &Ring) -> Result<TlsSession, TlsError> {
+        let connection = ServerConnection::new(Arc::clone(&self.config)).map_err(TlsError::Protocol)?;
+        let mut session = TlsSession::new(socket, ring, Connection::Server(connection), self.proves_identity);
+        session.set_local(self.local.clone());
+        Ok(session)
+    }
+
+    /// Counts a completed handshake.
+    pub fn count_handshake(&self, core: Core, info: &TlsInfo) {
+        count_handshake(&self.stats, core, info);
+    }
+
+    /// Counts a handshake that failed.
+    pub fn count_failure(&self, core: Core, error: &TlsError) {
+        count_failure(&self.stats, core, error);
+    }
+}
+
+/// Counts a completed handshake.
+pub(super) fn count_handshake(stats: &Stats<TlsStat>, core: Core, info: &TlsInfo) {
+    stats.increment(core, TlsStat::Handshake);
+    if info.is_resumed {
+        stats.increment(core, TlsStat::SessionReused);
+    }
+    if info.peer.is_none() {
+        stats.increment(core, TlsStat::NoCertificate);
+    }
+    let dynamic = [TlsStat::version(info.version), TlsStat::cipher(info.cipher), TlsStat::curve(info.group)];
+    for stat in dynamic.into_iter().flatten() {
+        stats.increment(core, stat);
+    }
+}
+
+/// Counts a handshake that failed. A peer that only went away is no error of TLS.
+pub(super) fn count_failure(stats: &Stats<TlsStat>, core: Core, error: &TlsError) {
+    let stat = match (error.certificate(), error) {
+        (Some(CertificateFault::Missing), _) => TlsStat::FailVerifyNoCert,
+        (Some(CertificateFault::Chain), _) => TlsStat::FailVerifyError,
+        (Some(CertificateFault::Name), _) => TlsStat::FailVerifySan,
+        (Some(CertificateFault::Pin), _) => TlsStat::FailVerifyCertHash,
+        (None, TlsError::Protocol(_)) => TlsStat::ConnectionError,
+        (None, TlsError::Io(_) | TlsError::Closed | TlsError::Late) => return,
+    };
+    stats.increment(core, stat);
+}
+
+/// Chooses a certificate by the name that the client asks for: one with that very name, else one whose wildcard covers it, else
+/// the first. Among those, the first whose key the client can check.
+#[derive(Debug)]
+struct ByName {
+    certificates: Vec<Certificate>,
+    require_sni: bool,
+    full_scan: bool,
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let schemes = hello.signature_schemes();
+        let usable = |certificate: &&Certificate| certificate.key.key.choose_scheme(schemes).is_some();
+        let key = |certificate: &Certificate| Arc::clone(&certificate.key);
+        let Some(name) = hello.server_name() else {
+            if self.require_sni {
+                return None;
+            }
+            return self.certificates.iter().find(usable).map(key);
+        };
+        let exact = |certificate: &&Certificate| {
+            certificate.identity.server_names().any(|known| known.eq_ignore_ascii_case(name))
+        };
+        let covering =
+            |certificate: &&Certificate| certificate.identity.server_names().any(|known| dns_name_matches(name, known));
+        let named = self.certificates.iter().filter(exact).find(usable);
+        let named = named.or_else(|| self.certificates.iter().filter(covering).find(usable));
+        let fallback = || match self.full_scan {
+            true => self.certificates.iter().find(usable),
+            false => self.certificates.first().filter(usable),
+        };
+        named.or_else(fallback).map(key)
+    }
+}
