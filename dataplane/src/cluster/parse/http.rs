@@ -80,7 +80,7 @@ fn extension(options: &upstreams::HttpProtocolOptions, http: &mut UpstreamHttp, 
             });
         }
         Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-            let _ = context.reject("auto_config", "ALPN needs TLS, which is not there yet in this version");
+            let _ = context.reject("auto_config", "the choice between HTTP/1.1 and HTTP/2 by ALPN is not there yet in this version; name one in explicit_http_config");
         }
         None => {
             let _ = context.reject("explicit_http_config", "is required, or another way to choose the protocol");
