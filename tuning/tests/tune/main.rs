@@ -6,3 +6,4 @@ mod machine;
 mod namespace;
 mod support;
 mod trees;
+mod tuned;

@@ -91,3 +91,23 @@ fn check_agrees_with_sysctl() {
     }
     assert!(compared > 25, "{compared} sysctls were compared");
 }
+
+#[test]
+fn sysctls_that_are_mounted_read_only_are_told_apart_and_nothing_is_written() {
+    let Some(namespace) = Namespace::new() else { return };
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let before = namespace.fingerprint();
+    let script = format!(
+        "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && \
+         exec {PROGRAM} apply --only fin-timeout,listen-backlog --state-dir {state}"
+    );
+    let output = namespace.run("sh", &["-c", &script]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let line = "denied   fin-timeout: mounted read-only here, as in a container: set it on the node or in the pod's securityContext";
+    assert!(said(&output).contains(line), "{}", said(&output));
+    assert!(said(&output).contains("0 changes, 2 denied"), "{}", said(&output));
+    assert_eq!(namespace.fingerprint(), before);
+    let back = namespace.run(PROGRAM, &["rollback", "--state-dir", state]);
+    assert!(said(&back).contains("nothing to roll back"), "{}", said(&back));
+}
