@@ -42,6 +42,11 @@ pub fn run(options: &Options) -> Result<ExitCode, RunError> {
     // The plan first: a mistake in a file is told before anything is connected.
     let load = setup::load(options)?;
     let setup = Setup::new(options)?;
+    if !options.quiet {
+        for finding in torus_tune::gates::findings(Path::new("/"), torus_tune::setting::Profile::Loadgen) {
+            eprintln!("note: {finding}");
+        }
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(RunError::Signal)?;
