@@ -6,7 +6,7 @@
 use torus_xds::{Diagnostic, Encoded};
 
 use super::address::Address;
-use super::snapshot::{Listener, NetworkFilter, Snapshot, TrafficDirection};
+use super::snapshot::{FilterChain, Listener, Snapshot, TrafficDirection};
 use crate::downstream::{EscapedSlashes, HttpConnectionManager};
 
 /// Warnings about `snapshot`, which was made from `encoded`; `connection_count_max` limits all listeners together.
@@ -18,8 +18,12 @@ pub fn advise(snapshot: &Snapshot, connection_count_max: Option<u64>, encoded: &
         if !limited && listener.connection_count_max.is_none() {
             found.push((path.clone(), CONNECTIONS));
         }
-        let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
-        found.extend(manager_advice(manager).into_iter().map(|reason| (path.clone(), reason)));
+        let mut reasons: Vec<&str> =
+            listener.chains.iter().filter_map(FilterChain::http).flat_map(|it| manager_advice(it)).collect();
+        // Chains of one listener are often alike: each advice is given once.
+        reasons.sort_unstable();
+        reasons.dedup();
+        found.extend(reasons.into_iter().map(|reason| (path.clone(), reason)));
     }
     let findings =
         found.into_iter().map(|(path, reason)| encoded.diagnose(&path, reason.to_owned(), None).into_warning());

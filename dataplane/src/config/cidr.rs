@@ -16,6 +16,26 @@ impl Cidr {
         (prefix_bits <= bits).then_some(Self { network, prefix_bits })
     }
 
+    /// The same range with the bits of its network that do not count set to 0: equal ranges are equal values.
+    pub fn masked(self) -> Self {
+        let network = match self.network {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(u32::from(32 - self.prefix_bits)).unwrap_or(0);
+                IpAddr::V4((u32::from(address) & mask).into())
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(u32::from(128 - self.prefix_bits)).unwrap_or(0);
+                IpAddr::V6((u128::from(address) & mask).into())
+            }
+        };
+        Self { network, ..self }
+    }
+
+    /// How many leading bits its addresses share.
+    pub fn prefix_bits(&self) -> u8 {
+        self.prefix_bits
+    }
+
     /// Whether `address` lies in the range.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.network, address) {
@@ -47,5 +67,18 @@ mod tests {
         check(("::1", 128), "::1", true);
         check(("::", 0), "fe80::1", true);
         check(("fd00::", 8), "10.0.0.1", false);
+    }
+
+    #[test]
+    fn equal_ranges_are_equal_values() {
+        let check = |range: (&str, u8), network: &str| {
+            let range = Cidr::new(range.0.parse().unwrap(), range.1).unwrap().masked();
+            assert_eq!(range, Cidr::new(network.parse().unwrap(), range.prefix_bits()).unwrap());
+        };
+        check(("10.1.2.3", 8), "10.0.0.0");
+        check(("10.1.2.3", 0), "0.0.0.0");
+        check(("10.1.2.3", 32), "10.1.2.3");
+        check(("fd00::1", 8), "fd00::");
+        check(("fd00::1", 0), "::");
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::cluster::{Cluster, ClusterIndex};
 use crate::config::address::Address;
 use crate::downstream::HttpConnectionManager;
+use crate::listener::chain_match::{ChainIndex, ChainMatcher};
+use crate::listener::filter::ListenerFilter;
 use crate::telemetry::counters::Stats;
 use crate::telemetry::names::ListenerStat;
 use crate::tls::ServerTls;
@@ -57,8 +59,16 @@ pub struct Listener {
     pub socket: ListenSocketOptions,
     /// The same for each of `additional_addresses`.
     pub additional_sockets: Vec<ListenSocketOptions>,
-    /// What serves a connection that no other chain takes; until filter-chain matching arrives, the only one.
-    pub default_chain: FilterChain,
+    /// What may serve a connection, by [`ChainIndex`].
+    pub chains: Vec<FilterChain>,
+    /// Which of them serves it.
+    pub chain_matcher: ChainMatcher,
+    /// Look at a connection's first bytes before its chain is chosen, in order.
+    pub filters: Vec<ListenerFilter>,
+    /// Filters that take longer are given up. Source: Listener.listener_filters_timeout, 15 s.
+    pub filters_timeout: Option<Duration>,
+    /// A connection whose filters took too long goes on with what is known, instead of being closed.
+    pub filters_timeout_continues: bool,
     /// Counters `listener.<address>.*`.
     pub stats: Arc<Stats<ListenerStat>>,
     /// `true` for the admin-like listeners that the global connection limit leaves alone.
@@ -68,6 +78,11 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// The filter chain at `index`, once a connection has one.
+    pub fn chain(&self, index: Option<ChainIndex>) -> Option<&FilterChain> {
+        self.chains.get(index?.0 as usize)
+    }
+
     /// Each address with the options of its socket, the main one first.
     pub fn sockets(&self) -> impl Iterator<Item = (&Address, &ListenSocketOptions)> {
         self.addresses.iter().zip(std::iter::once(&self.socket).chain(&self.additional_sockets))
@@ -147,6 +162,15 @@ pub struct FilterChain {
     pub handshake_timeout: Duration,
     /// What serves the connection.
     pub terminal: NetworkFilter,
+}
+
+impl FilterChain {
+    /// The HTTP connection manager, where that serves the connection.
+    pub fn http(&self) -> Option<&Arc<HttpConnectionManager>> {
+        match &self.terminal {
+            NetworkFilter::Http(manager) => Some(manager),
+        }
+    }
 }
 
 /// A terminal network filter.

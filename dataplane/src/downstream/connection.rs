@@ -9,7 +9,7 @@ use torus_codec::Malformed;
 use torus_ring::Nanos;
 
 use super::ConnectionInfo;
-use crate::config::snapshot::{Listener, NetworkFilter};
+use crate::config::snapshot::{FilterChain, Listener};
 use crate::downstream::{CodecType, HttpConnectionManager};
 use crate::exchange::client::Client;
 use crate::exchange::client_stream::ClientStream;
@@ -69,9 +69,10 @@ impl Connection {
         loop {
             let snapshot = core.snapshot();
             let Some(listener) = snapshot.listeners.get(self.listener as usize) else { return Rest::Close };
-            let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+            let Some(chain) = listener.chain(self.info.chain) else { return Rest::Close };
+            let Some(manager) = chain.http() else { return Rest::Close };
             if self.client.socket.is_handshaking()
-                && let Some(rest) = self.handshake(core, listener).await
+                && let Some(rest) = self.handshake(core, listener, chain).await
             {
                 return rest;
             }
@@ -126,8 +127,7 @@ impl Connection {
     }
 
     /// Completes the TLS handshake; what becomes of the connection where that fails.
-    async fn handshake(&mut self, core: &CoreState, listener: &Listener) -> Option<Rest> {
-        let chain = &listener.default_chain;
+    async fn handshake(&mut self, core: &CoreState, listener: &Listener, chain: &FilterChain) -> Option<Rest> {
         let Transport::Tls(session) = &mut self.client.socket else { return None };
         let mut timer = core.ring.timer();
         timer.set(self.opened_at + chain.handshake_timeout);

@@ -21,7 +21,7 @@ use torus_ring::{Nanos, Timer};
 
 use super::connection::Rest;
 use super::{ConnectionInfo, HttpConnectionManager, HttpTimeouts};
-use crate::config::snapshot::{Listener, NetworkFilter, TrafficDirection};
+use crate::config::snapshot::{FilterChain, Listener, TrafficDirection};
 use crate::exchange::client_stream::{ClientStream, Http2Client};
 use crate::exchange::core_state::CoreState;
 use crate::exchange::deadline::Deadline;
@@ -374,7 +374,8 @@ impl Http2Request {
         let context = Rc::clone(&self.place.context);
         let snapshot = core.snapshot();
         let Some(listener) = snapshot.listeners.get(context.listener as usize) else { return };
-        let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+        let chain = listener.chain(context.info.chain);
+        let Some(manager) = chain.and_then(FilterChain::http) else { return };
         let connection = &context.info;
         let options = &manager.request_options;
         let read =

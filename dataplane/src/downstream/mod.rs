@@ -13,6 +13,7 @@ pub use torus_codec::path::EscapedSlashes;
 use torus_codec::{HeaderName, RequestOptions};
 
 use crate::config::address::Address;
+use crate::listener::chain_match::ChainIndex;
 use crate::route::RouteTable;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::{Core, Stats};
@@ -266,6 +267,8 @@ pub struct ConnectionInfo {
     pub direct_remote: Address,
     /// Our end of the socket.
     pub local: Address,
+    /// The filter chain that serves it; `None` until it is chosen.
+    pub chain: Option<ChainIndex>,
     /// TLS ends here.
     pub secure: bool,
     /// What the handshake established, once it is complete.

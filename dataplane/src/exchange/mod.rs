@@ -199,7 +199,9 @@ impl Exchange {
         info.downstream_remote = Some(scope.connection.direct_remote.clone());
         info.downstream_tls = scope.connection.tls.clone();
         info.listener_name.push_str(&scope.listener.name);
-        info.filter_chain_name.push_str(&scope.listener.default_chain.name);
+        if let Some(chain) = scope.listener.chain(scope.connection.chain) {
+            info.filter_chain_name.push_str(&chain.name);
+        }
         let stats = &scope.manager.stats;
         stats.increment(core.core, HttpStat::DownstreamRqTotal);
         stats.increment(

@@ -57,6 +57,30 @@ stat_group! {
 }
 
 stat_group! {
+    /// `tls_inspector.`
+    TlsInspectorStat {
+        AlpnFound = Counter "alpn_found",
+        AlpnNotFound = Counter "alpn_not_found",
+        ClientHelloTooBig = Counter "client_hello_too_big",
+        SniFound = Counter "sni_found",
+        SniNotFound = Counter "sni_not_found",
+        TlsFound = Counter "tls_found",
+        TlsNotFound = Counter "tls_not_found",
+    }
+}
+
+stat_group! {
+    /// `http_inspector.`
+    HttpInspectorStat {
+        Http10Found = Counter "http10_found",
+        Http11Found = Counter "http11_found",
+        Http2Found = Counter "http2_found",
+        HttpNotFound = Counter "http_not_found",
+        ReadError = Counter "read_error",
+    }
+}
+
+stat_group! {
     /// `listener.<address>.ssl.` and `cluster.<name>.ssl.`
     TlsStat {
         ConnectionError = Counter "connection_error",

@@ -7,11 +7,12 @@ use std::time::Duration;
 use torus_ring::{Nanos, Socket};
 
 use crate::config::address::Address;
-use crate::config::snapshot::{FilterChain, Listener, NetworkFilter};
+use crate::config::snapshot::{FilterChain, Listener};
 use crate::downstream::connection::{Connection, Rest};
 use crate::downstream::{CodecType, ConnectionInfo};
 use crate::exchange::client::Client;
 use crate::exchange::core_state::CoreState;
+use crate::listener::chain_match::{ChainIndex, ConnectionFacts};
 use crate::slab::{Slab, SlabKey};
 use crate::telemetry::names::{HttpStat, ListenerStat};
 use crate::transport::Transport;
@@ -25,6 +26,8 @@ pub(super) struct Connections {
     idle_checks: VecDeque<IdleCheck>,
     /// When handshakes that have not even begun are given up.
     handshake_checks: VecDeque<(Nanos, SlabKey)>,
+    /// When listener filters that have not seen a byte are given up.
+    inspection_checks: VecDeque<(Nanos, SlabKey)>,
     /// Idle connections whose last reply was not wholly sent when they were put back.
     unsent: Vec<SlabKey>,
 }
@@ -50,17 +53,43 @@ impl Connections {
 
     /// Adds a connection that waits for its first request.
     pub(super) fn insert_idle(&mut self, connection: Connection, now: Nanos, chain: &FilterChain) {
-        let NetworkFilter::Http(manager) = &chain.terminal;
-        let idle_timeout = manager.timeouts.idle;
-        let is_handshaking = connection.client.socket.is_handshaking();
         let key = self.slots.insert(Slot { connection: Some(connection), idle_since: now, is_unsent: false });
-        if let Some(timeout) = idle_timeout {
-            self.idle_checks.push_back(IdleCheck { at: now + timeout, timeout, key });
-        }
-        if is_handshaking {
-            self.handshake_checks.push_back((now + chain.handshake_timeout, key));
+        self.expire(key, now, chain);
+        self.park(key);
+    }
+
+    /// Adds a connection whose filter chain is not chosen yet; nothing was received of it.
+    pub(super) fn insert_unchosen(&mut self, connection: Connection, now: Nanos, timeout: Option<Duration>) -> SlabKey {
+        let key = self.slots.insert(Slot { connection: Some(connection), idle_since: now, is_unsent: false });
+        if let Some(timeout) = timeout {
+            self.inspection_checks.push_back((now + timeout, key));
         }
         self.park(key);
+        key
+    }
+
+    /// Sees to it that a connection which has its chain now does not stay idle for ever.
+    pub(super) fn expire(&mut self, key: SlabKey, now: Nanos, chain: &FilterChain) {
+        let Some(manager) = chain.http() else { return };
+        if let Some(timeout) = manager.timeouts.idle {
+            self.idle_checks.push_back(IdleCheck { at: now + timeout, timeout, key });
+        }
+        if chain.tls.is_some() {
+            self.handshake_checks.push_back((now + chain.handshake_timeout, key));
+        }
+    }
+
+    /// Connections whose listener filters have waited for a first byte for too long.
+    pub(super) fn take_uninspected(&mut self, now: Nanos) -> Vec<SlabKey> {
+        let mut late = Vec::new();
+        while self.inspection_checks.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.inspection_checks.pop_front() else { break };
+            let connection = self.slots.get_mut(key).and_then(|slot| slot.connection.as_ref());
+            if connection.is_some_and(|connection| connection.info.chain.is_none()) {
+                late.push(key);
+            }
+        }
+        late
     }
 
     /// Hands the connection to a runner; its place stays.
@@ -133,10 +162,9 @@ impl Connections {
                     Some(connection) if connection.client.socket.queued_bytes() > 0 => {
                         let socket = &connection.client.socket;
                         let listener = snapshot.listeners.get(connection.listener as usize);
-                        let timeout = listener.and_then(|listener| {
-                            let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
-                            manager.timeouts.write_progress
-                        });
+                        let chain = listener.and_then(|listener| listener.chain(connection.info.chain));
+                        let manager = chain.and_then(FilterChain::http);
+                        let timeout = manager.and_then(|manager| manager.timeouts.write_progress);
                         let stuck = timeout.is_some_and(|it| now.since(socket.last_write_progress()) >= it);
                         if stuck {
                             let connection = self.slots.remove(key).and_then(|slot| slot.connection);
@@ -168,14 +196,14 @@ impl Connections {
 
 fn count_idle_timeout(core: &CoreState, slot: &Slot) {
     let snapshot = core.snapshot();
-    let listener = slot.connection.as_ref().and_then(|it| snapshot.listeners.get(it.listener as usize));
-    if let Some(listener) = listener {
-        let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+    let Some(connection) = &slot.connection else { return };
+    let chain = snapshot.listeners.get(connection.listener as usize).and_then(|it| it.chain(connection.info.chain));
+    if let Some(manager) = chain.and_then(FilterChain::http) {
         manager.stats.increment(core.core, HttpStat::DownstreamCxIdleTimeout);
     }
 }
 
-/// Counts a new connection; `None` where a limit refuses it.
+/// A new connection whose filter chain is not chosen yet; `None` where a limit refuses it.
 pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket: Socket) -> Option<Connection> {
     let stats = &listener.stats;
     if let Err(reached) = core.limits.admit(index, listener.ignore_global_connection_limit) {
@@ -192,31 +220,10 @@ pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket
         Address::Pipe(path) if path.as_os_str().is_empty() => local.clone(),
         address => address,
     };
-    let transport = match &listener.default_chain.tls {
-        None => Transport::from(socket),
-        Some(tls) => match tls.accept(socket, &core.ring) {
-            Ok(session) => Transport::Tls(Box::new(session)),
-            Err(error) => {
-                tls.count_failure(core.core, &error);
-                core.limits.release(index, listener.ignore_global_connection_limit);
-                return None;
-            }
-        },
-    };
-    let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
-    stats.increment(core.core, ListenerStat::DownstreamCxTotal);
-    stats.increment(core.core, ListenerStat::DownstreamCxActive);
-    manager.stats.increment(core.core, HttpStat::DownstreamCxTotal);
-    manager.stats.increment(core.core, HttpStat::DownstreamCxActive);
-    let info = ConnectionInfo {
-        id: core.next_connection_id(),
-        direct_remote,
-        local,
-        secure: listener.default_chain.tls.is_some(),
-        tls: None,
-    };
+    stats.increment(core.core, ListenerStat::DownstreamPreCxActive);
+    let info = ConnectionInfo { id: 0, direct_remote, local, chain: None, secure: false, tls: None };
     Some(Connection {
-        client: Client::new(transport, manager.codec == CodecType::Auto),
+        client: Client::new(Transport::from(socket), false),
         info,
         listener: index,
         opened_at: core.ring.now(),
@@ -225,27 +232,81 @@ pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket
     })
 }
 
+/// Gives a connection its filter chain and counts it; `None` where no chain takes it, and it is closed.
+pub(super) fn choose(
+    core: &Rc<CoreState>,
+    listener: &Listener,
+    connection: Connection,
+    facts: &ConnectionFacts,
+) -> Option<Connection> {
+    let stats = &listener.stats;
+    let index = listener.chain_matcher.find(facts);
+    let Some(chain) = listener.chain(index) else {
+        stats.increment(core.core, ListenerStat::NoFilterChainMatch);
+        close(core, connection, Rest::Gone);
+        return None;
+    };
+    let Connection { client, mut info, listener: place, opened_at, request_count, is_http1 } = connection;
+    let transport = match (&chain.tls, client.socket) {
+        (Some(tls), Transport::Plain(socket)) => match tls.accept(socket, &core.ring) {
+            Ok(session) => Transport::Tls(Box::new(session)),
+            Err(error) => {
+                tls.count_failure(core.core, &error);
+                let ended = EndedConnection { socket: None, listener: place, chain: None, opened_at, is_http1 };
+                close_ended(core, ended, Rest::Gone);
+                return None;
+            }
+        },
+        (_, transport) => transport,
+    };
+    stats.decrement(core.core, ListenerStat::DownstreamPreCxActive);
+    stats.increment(core.core, ListenerStat::DownstreamCxTotal);
+    stats.increment(core.core, ListenerStat::DownstreamCxActive);
+    let mut may_be_http2 = false;
+    if let Some(manager) = chain.http() {
+        may_be_http2 = manager.codec == CodecType::Auto;
+        manager.stats.increment(core.core, HttpStat::DownstreamCxTotal);
+        manager.stats.increment(core.core, HttpStat::DownstreamCxActive);
+    }
+    info.id = core.next_connection_id();
+    info.chain = index;
+    info.secure = chain.tls.is_some();
+    let client = Client::new(transport, may_be_http2);
+    Some(Connection { client, info, listener: place, opened_at, request_count, is_http1 })
+}
+
 /// A connection that is over.
 pub(super) struct EndedConnection {
     pub socket: Option<Transport>,
     pub listener: u32,
+    pub chain: Option<ChainIndex>,
     pub opened_at: Nanos,
     pub is_http1: bool,
 }
 
 /// Closes a connection and counts its end.
 pub(super) fn close(core: &Rc<CoreState>, connection: Connection, rest: Rest) {
-    let Connection { client, listener, opened_at, is_http1, .. } = connection;
-    close_ended(core, EndedConnection { socket: Some(client.socket), listener, opened_at, is_http1 }, rest);
+    let Connection { client, info, listener, opened_at, is_http1, .. } = connection;
+    let ended = EndedConnection { socket: Some(client.socket), listener, chain: info.chain, opened_at, is_http1 };
+    close_ended(core, ended, rest);
 }
 
 /// Closes what is left of a connection and counts its end.
 pub(super) fn close_ended(core: &Rc<CoreState>, ended: EndedConnection, rest: Rest) {
     let snapshot = core.snapshot();
-    if let Some(listener) = snapshot.listeners.get(ended.listener as usize) {
-        let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
-        listener.stats.decrement(core.core, ListenerStat::DownstreamCxActive);
-        listener.stats.increment(core.core, ListenerStat::DownstreamCxDestroy);
+    let Some(listener) = snapshot.listeners.get(ended.listener as usize) else { return };
+    core.limits.release(ended.listener, listener.ignore_global_connection_limit);
+    let Some(chain) = listener.chain(ended.chain) else {
+        listener.stats.decrement(core.core, ListenerStat::DownstreamPreCxActive);
+        return;
+    };
+    listener.stats.decrement(core.core, ListenerStat::DownstreamCxActive);
+    listener.stats.increment(core.core, ListenerStat::DownstreamCxDestroy);
+    let length_ms = core.ring.now().since(ended.opened_at).as_millis() as u64;
+    listener.stats.record(core.core, ListenerStat::DownstreamCxLengthMs, length_ms);
+    let mut linger = DELAYED_CLOSE;
+    if let Some(manager) = chain.http() {
+        linger = manager.timeouts.delayed_close;
         manager.stats.decrement(core.core, HttpStat::DownstreamCxActive);
         if ended.is_http1 {
             manager.stats.decrement(core.core, HttpStat::DownstreamCxHttp1Active);
@@ -256,15 +317,15 @@ pub(super) fn close_ended(core: &Rc<CoreState>, ended: EndedConnection, rest: Re
             Rest::Idle | Rest::Close | Rest::Abort | Rest::Http2 => HttpStat::DownstreamCxDestroyLocal,
         };
         manager.stats.increment(core.core, by_whom);
-        let length_ms = core.ring.now().since(ended.opened_at).as_millis() as u64;
         manager.stats.record(core.core, HttpStat::DownstreamCxLengthMs, length_ms);
-        listener.stats.record(core.core, ListenerStat::DownstreamCxLengthMs, length_ms);
-        core.limits.release(ended.listener, listener.ignore_global_connection_limit);
-        let Some(socket) = ended.socket else { return };
-        match rest {
-            Rest::Abort => socket.abort(),
-            Rest::Close | Rest::Idle | Rest::Http2 => socket.close_gracefully(manager.timeouts.delayed_close),
-            Rest::Gone => drop(socket),
-        }
+    }
+    let Some(socket) = ended.socket else { return };
+    match rest {
+        Rest::Abort => socket.abort(),
+        Rest::Close | Rest::Idle | Rest::Http2 => socket.close_gracefully(linger),
+        Rest::Gone => drop(socket),
     }
 }
+
+/// How long a client without HTTP may take to hear the end. Source: HttpConnectionManager.delayed_close_timeout, its default.
+const DELAYED_CLOSE: Duration = Duration::from_secs(1);

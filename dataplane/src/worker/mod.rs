@@ -6,6 +6,7 @@
 
 pub mod connection_limit;
 mod connections;
+mod inspect;
 pub mod random;
 pub mod ring_stats;
 mod runner;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use self::connections::{Connections, EndedConnection};
 use self::runner::{Job, Runners};
 use crate::config::publish::Subscriber;
-use crate::config::snapshot::NetworkFilter;
+use crate::config::snapshot::FilterChain;
 use crate::downstream::connection::{Connection, Rest};
 use crate::downstream::http2::Http2Connection;
 use crate::exchange::core_state::CoreState;
@@ -150,12 +151,50 @@ impl Worker {
     fn admit(self: &Rc<Self>, index: u32, socket: torus_ring::Socket) {
         let snapshot = self.core.snapshot();
         let Some(listener) = snapshot.listeners.get(index as usize) else { return };
-        let admitted = connections::open(&self.core, listener, index, socket);
-        if let Some(connection) = admitted {
-            let now = self.core.ring.now();
-            let mut connections = self.connections.borrow_mut();
-            connections.insert_idle(connection, now, &listener.default_chain);
+        let Some(connection) = connections::open(&self.core, listener, index, socket) else { return };
+        let now = self.core.ring.now();
+        if !listener.filters.is_empty() {
+            let key = self.connections.borrow_mut().insert_unchosen(connection, now, listener.filters_timeout);
+            if listener.filters_timeout_continues {
+                // Its timer is to be exact: a client that waits for the server's first word waits for it.
+                runner::run(self, Job::Connection(key));
+            }
+            return;
         }
+        let facts = inspect::facts(&connection);
+        if let Some(connection) = connections::choose(&self.core, listener, connection, &facts)
+            && let Some(chain) = listener.chain(connection.info.chain)
+        {
+            self.connections.borrow_mut().insert_idle(connection, now, chain);
+        }
+    }
+
+    /// Lets the listener filters look at a connection's first bytes and gives it its filter chain; `None` where it is over.
+    async fn establish(&self, key: SlabKey, mut connection: Connection) -> Option<Connection> {
+        let snapshot = self.core.snapshot();
+        let chosen = match snapshot.listeners.get(connection.listener as usize) {
+            Some(listener) => match inspect::inspect(&self.core, listener, &mut connection).await {
+                Some(facts) => {
+                    let chosen = connections::choose(&self.core, listener, connection, &facts);
+                    if let Some(chain) = chosen.as_ref().and_then(|chosen| listener.chain(chosen.info.chain)) {
+                        self.connections.borrow_mut().expire(key, self.core.ring.now(), chain);
+                    }
+                    chosen
+                }
+                None => {
+                    connections::close(&self.core, connection, Rest::Gone);
+                    None
+                }
+            },
+            None => None,
+        };
+        if chosen.is_none() {
+            self.connections.borrow_mut().remove(key);
+            if self.core.lifecycle.phase().is_leaving() {
+                self.report();
+            }
+        }
+        chosen
     }
 
     /// Hands connections on which something happened to runners, and idle upstream connections back to their pool.
@@ -178,6 +217,10 @@ impl Worker {
             ring.sleep(SWEEP_INTERVAL).await;
             let now = ring.now();
             self.core.pools.sweep(now);
+            let uninspected = self.connections.borrow_mut().take_uninspected(now);
+            for key in uninspected {
+                runner::run(&self, Job::Connection(key));
+            }
             let expired = self.connections.borrow_mut().take_expired(&self.core, now);
             for (connection, rest) in expired {
                 connections::close(&self.core, connection, rest);
@@ -228,11 +271,13 @@ impl Worker {
     async fn serve_http2(self: Rc<Self>, key: SlabKey, connection: Connection) {
         let core = &self.core;
         let Connection { client, info, listener: index, opened_at, .. } = connection;
+        let chain = info.chain;
         let socket = client.into_http2(&core.ring);
         let snapshot = core.snapshot();
-        let (socket, rest) = match snapshot.listeners.get(index as usize) {
-            Some(listener) => {
-                let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+        let listener = snapshot.listeners.get(index as usize);
+        let manager = listener.and_then(|listener| listener.chain(chain)).and_then(FilterChain::http);
+        let (socket, rest) = match listener.zip(manager) {
+            Some((listener, manager)) => {
                 let mut connection = Http2Connection::new(core, socket, info, index, listener, manager);
                 drop(snapshot);
                 let mut seen_epoch = None;
@@ -251,7 +296,7 @@ impl Worker {
             None => (Some(socket), Rest::Close),
         };
         self.connections.borrow_mut().remove(key);
-        let ended = EndedConnection { socket, listener: index, opened_at, is_http1: false };
+        let ended = EndedConnection { socket, listener: index, chain, opened_at, is_http1: false };
         connections::close_ended(core, ended, rest);
         if core.lifecycle.phase().is_leaving() {
             self.report();

@@ -61,7 +61,11 @@ async fn serve(worker: Rc<Worker>, first: Job) {
         .await;
         match job {
             Job::Connection(key) => {
-                if let Some(mut connection) = worker.take(key) {
+                let mut taken = worker.take(key);
+                if let Some(unchosen) = taken.take_if(|connection| connection.info.chain.is_none()) {
+                    taken = worker.establish(key, unchosen).await;
+                }
+                if let Some(mut connection) = taken {
                     let rest = connection.serve(&worker.core, &mut exchange).await;
                     worker.put_back(key, connection, rest);
                 }

@@ -1,6 +1,7 @@
 //! `envoy.config.listener.v3.Listener` becomes a [`Listener`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as proto;
@@ -9,10 +10,11 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTl
 use super::context::type_name;
 use super::http_connection_manager::{self, is_http_connection_manager};
 use super::socket_option;
-use super::{ParseContext, address};
+use super::{ParseContext, address, chain_match, listener_filters};
 use crate::config::address::Address;
 use crate::config::reject::Refused;
 use crate::config::snapshot::{FilterChain, ListenSocketOptions, Listener, NetworkFilter, TrafficDirection};
+use crate::listener::chain_match::{ChainCriteria, ChainIndex, ChainMatcher};
 use crate::tls::server::HANDSHAKE_TIMEOUT;
 use crate::tls::{ServerTls, parse_server};
 
@@ -33,7 +35,10 @@ pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Lis
     let stat_prefix = if config.stat_prefix.is_empty() { main.to_string() } else { config.stat_prefix.clone() };
     // Envoy's characters that would break a stat name become `_`.
     let stat_prefix = format!("listener.{}.", stat_prefix.replace(':', "_"));
-    let chain = filter_chain(config, &stat_prefix, context);
+    let chains = filter_chains(config, &stat_prefix, context);
+    let filters = context.each("listener_filters", &config.listener_filters, listener_filters::parse);
+    let filters_timeout =
+        context.timeout("listener_filters_timeout", &config.listener_filters_timeout, Some(LISTENER_FILTERS_TIMEOUT));
     let connection_buffer_bytes_max =
         config.per_connection_buffer_limit_bytes.map_or(CONNECTION_BUFFER_BYTES, |limit| limit.value);
     let accepts_per_turn_max = config.max_connections_to_accept_per_socket_event.map(|count| count.value);
@@ -42,6 +47,7 @@ pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Lis
     }
     context.problems.clean_since(start)?;
 
+    let (chains, chain_matcher) = chains?;
     let (additional_addresses, additional_sockets): (Vec<_>, Vec<_>) = additional?.into_iter().unzip();
     let limit_key = format!("envoy.resource_limits.listener.{name}.connection_limit");
     let connection_count_max = context.runtime.get(&limit_key).map(|_| context.runtime.integer(&limit_key, u64::MAX));
@@ -56,7 +62,11 @@ pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Lis
         accepts_per_turn_max,
         socket,
         additional_sockets,
-        default_chain: chain?,
+        chains,
+        chain_matcher,
+        filters: filters?,
+        filters_timeout: filters_timeout?,
+        filters_timeout_continues: config.continue_on_listener_filters_timeout,
         stats: context.registry.group(&stat_prefix),
         // The overload manager keeps the limit, so who bypasses the one ignores the other.
         ignore_global_connection_limit: config.ignore_global_conn_limit || config.bypass_overload_manager,
@@ -130,35 +140,60 @@ fn additional_address(
     Ok((parsed?, ListenSocketOptions { keepalive, raw, ipv4_compat, pipe_mode, ..main.clone() }))
 }
 
-/// The chain that takes every connection: the default one, or the only one where it matches everything.
-fn filter_chain(
+/// Every filter chain, and which connection goes to which; the default one comes last.
+fn filter_chains(
     config: &proto::Listener,
     listener_prefix: &str,
     context: &mut ParseContext,
-) -> Result<FilterChain, Refused> {
+) -> Result<(Vec<FilterChain>, ChainMatcher), Refused> {
+    let start = context.problems.checkpoint();
+    let mut chains = Vec::with_capacity(config.filter_chains.len() + 1);
+    let mut criteria = Vec::with_capacity(config.filter_chains.len());
     for (index, chain) in config.filter_chains.iter().enumerate() {
-        if chain.filter_chain_match.as_ref().is_some_and(|criteria| *criteria != proto::FilterChainMatch::default()) {
-            context.within_item("filter_chains", index, |context| {
-                let _ = context.reject("filter_chain_match", "filter chain match is not there yet in this version");
+        context.within_item("filter_chains", index, |context| {
+            let rules = context.within("filter_chain_match", |context| match &chain.filter_chain_match {
+                Some(rules) => chain_match::parse(rules, context),
+                None => Ok(ChainCriteria::default()),
             });
-        }
+            criteria.extend(rules);
+            chains.extend(parse_chain(chain, listener_prefix, context));
+        });
     }
-    match (config.filter_chains.as_slice(), &config.default_filter_chain) {
-        ([chain], default) => {
-            if let Some(default) = default {
-                context.within("default_filter_chain", |context| parse_chain(default, listener_prefix, context))?;
-            }
-            context.within_item("filter_chains", 0, |context| parse_chain(chain, listener_prefix, context))
+    let default = config
+        .default_filter_chain
+        .as_ref()
+        .map(|chain| context.within("default_filter_chain", |context| parse_chain(chain, listener_prefix, context)));
+    context.problems.clean_since(start)?;
+    let default = match default {
+        Some(chain) => {
+            chains.push(chain?);
+            Some(ChainIndex(place(config.filter_chains.len())))
         }
-        ([], Some(default)) => {
-            context.within("default_filter_chain", |context| parse_chain(default, listener_prefix, context))
+        None if chains.is_empty() => {
+            return Err(context.reject("filter_chains", "is required: no filter chain would take a connection"));
         }
-        ([], None) => Err(context.reject("filter_chains", "is required: no filter chain would take a connection")),
-        ([_, ..], _) => Err(context.reject(
-            "filter_chains",
-            "more than one filter chain needs filter chain match, which is not there yet in this version",
-        )),
+        None => None,
+    };
+    let candidates: Vec<_> =
+        criteria.iter().enumerate().map(|(index, rules)| (ChainIndex(place(index)), rules)).collect();
+    let matcher = ChainMatcher::new(&candidates, default).map_err(|same| {
+        let other = config.filter_chains.get(same.first.0 as usize).map_or("", |chain| chain.name.as_str());
+        let other = if other.is_empty() { format!("filter_chains[{}]", same.first.0) } else { format!("`{other}`") };
+        let field = format!("filter_chains[{}].filter_chain_match", same.second.0);
+        context.reject(&field, format!("has the same matching rules as {other}, so a connection could go to either"))
+    })?;
+    let inspects = config.listener_filters.iter().any(|filter| {
+        let Some(proto::listener_filter::ConfigType::TypedConfig(packed)) = &filter.config_type else { return false };
+        type_name(&packed.type_url) == TLS_INSPECTOR
+    });
+    if !inspects && criteria.iter().any(chain_match::needs_tls_inspector) {
+        context.warn("filter_chains", "server names and TLS match only with the listener filter tls_inspector");
     }
+    Ok((chains, matcher))
+}
+
+fn place(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 fn parse_chain(
@@ -231,6 +266,9 @@ fn system_backlog() -> u32 {
 
 /// Source: Listener.per_connection_buffer_limit_bytes, 1 MiB.
 const CONNECTION_BUFFER_BYTES: u32 = 1024 * 1024;
+/// Source: Listener.listener_filters_timeout.
+const LISTENER_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
+const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 /// Source: Listener.tcp_backlog_size, where the system does not say.
 const BACKLOG_FALLBACK: u32 = 128;
 const HTTP: &str = "`envoy.filters.network.http_connection_manager`";

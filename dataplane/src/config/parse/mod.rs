@@ -2,12 +2,14 @@
 
 pub mod address;
 pub mod admin;
+pub mod chain_match;
 pub mod cidr;
 pub mod context;
 pub mod http2_options;
 pub mod http_connection_manager;
 pub mod http_filters;
 pub mod listener;
+pub mod listener_filters;
 pub mod node;
 pub mod overload;
 pub mod runtime;

@@ -14,6 +14,7 @@ fn connection(peer: &str) -> ConnectionInfo {
         None => Address::Ip(SocketAddr::new(peer.parse().unwrap(), 1234)),
     };
     ConnectionInfo {
+        chain: None,
         id: 1,
         direct_remote,
         local: "127.0.0.1:8080".parse().map(Address::Ip).unwrap(),

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::snapshot::{RawSocketOption, SocketState, TcpKeepalive};
+use crate::listener::filter::ListenerFilter;
 
 const CHAIN: &str = "filters: [{name: hcm, typed_config: {'@type': \
     type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
@@ -27,7 +28,8 @@ fn a_small_listener_has_envoys_defaults() {
     assert!(listener.reuse_port && listener.backlog > 0 && !listener.ignore_global_connection_limit);
     assert_eq!(listener.connection_buffer_bytes_max, 1024 * 1024);
     assert_eq!((listener.connection_count_max, listener.accepts_per_turn_max), (None, None));
-    let NetworkFilter::Http(manager) = &listener.default_chain.terminal;
+    let manager = listener.chains[0].http().unwrap();
+    assert_eq!(listener.chain_matcher.only(), Some(ChainIndex(0)));
     assert_eq!(manager.listener_stats.prefix(), "listener.0.0.0.0_8080.http.in.");
 }
 
@@ -73,7 +75,8 @@ default_filter_chain: {{name: d, {CHAIN}}}
     assert!(!listener.reuse_port && listener.ignore_global_connection_limit);
     assert_eq!((listener.backlog, listener.connection_buffer_bytes_max), (7, 100));
     assert_eq!((listener.accepts_per_turn_max, listener.direction), (Some(3), TrafficDirection::Inbound));
-    assert_eq!(&*listener.default_chain.name, "d");
+    assert_eq!(&*listener.chains[0].name, "d");
+    assert_eq!(listener.chain_matcher.only(), Some(ChainIndex(0)));
 }
 
 #[test]
@@ -107,13 +110,35 @@ fn what_is_wrong_is_named() {
         &chain(&CHAIN.replace("stat_prefix: in", "stat_prefix: ''")),
         &["filter_chains[0].filters[0].typed_config.stat_prefix: must not be empty"],
     );
+    let matching = |rules: &str| chain(&format!("filter_chain_match: {{{rules}}}, {CHAIN}"));
+    let rules = "filter_chains[0].filter_chain_match";
     check(
-        &chain(&format!("filter_chain_match: {{destination_port: 1}}, {CHAIN}")),
-        &["filter_chains[0].filter_chain_match: filter chain match is not there yet in this version"],
+        &matching("destination_port: 0, source_ports: [65536]"),
+        &[&format!("{rules}.destination_port: must be from 1 to 65535")],
+    );
+    check(&matching("source_ports: [1, 65536]"), &[&format!("{rules}.source_ports[1]: must be from 1 to 65535")]);
+    let wildcard = "a wildcard stands for whole labels at the start, as in `*.example.com`";
+    check(
+        &matching("server_names: ['*', 'a*.test', '*.test']"),
+        &[
+            &format!("{rules}.server_names[0]: `*`: {wildcard}"),
+            &format!("{rules}.server_names[1]: `a*.test`: {wildcard}"),
+        ],
     );
     check(
-        &with(&format!("filter_chains: [{{{CHAIN}}}, {{{CHAIN}}}]")),
-        &["filter_chains: more than one filter chain needs filter chain match, which is not there yet in this version"],
+        &with(&format!("filter_chains: [{{{CHAIN}, name: a}}, {{{CHAIN}}}]")),
+        &[
+            "filter_chains[1].filter_chain_match: has the same matching rules as `a`, so a connection could go to either",
+        ],
+    );
+    let ranged = |prefix: &str| {
+        format!("{{filter_chain_match: {{prefix_ranges: [{{address_prefix: {prefix}, prefix_len: 8}}]}}, {CHAIN}}}")
+    };
+    check(
+        &with(&format!("filter_chains: [{}, {}]", ranged("10.0.0.0"), ranged("10.1.0.0"))),
+        &[
+            "filter_chains[1].filter_chain_match: has the same matching rules as filter_chains[0], so a connection could go to either",
+        ],
     );
     check(
         &chain(&format!(
@@ -134,6 +159,41 @@ fn what_is_wrong_is_named() {
         &with(&format!("socket_options: [{{level: 1, name: 2}}], {rest}")),
         &["socket_options[0].int_value: one of `int_value` and `buf_value` is required"],
     );
+}
+
+#[test]
+fn chains_and_listener_filters_arrive() {
+    let named = |name: &str| format!("{{filter_chain_match: {{server_names: [{name}]}}, name: {name}, {CHAIN}}}");
+    let inspector = |name: &str, more: &str| {
+        format!(
+            "{{name: a, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.listener.{name}{more}}}}}"
+        )
+    };
+    let text = format!(
+        "{{{ADDRESS}, filter_chains: [{}, {}], default_filter_chain: {{name: d, {CHAIN}}}, listener_filters_timeout: 0s, \
+          continue_on_listener_filters_timeout: true, listener_filters: [{}, {}]}}",
+        named("a.test"),
+        named("b.test"),
+        inspector("tls_inspector.v3.TlsInspector", ", max_client_hello_size: 500"),
+        inspector("http_inspector.v3.HttpInspector", ""),
+    );
+    let mut context = ParseContext::new(1);
+    let listener = parse_text(&text, &mut context).unwrap();
+    let names: Vec<&str> = listener.chains.iter().map(|chain| &*chain.name).collect();
+    assert_eq!(names, ["a.test", "b.test", "d"]);
+    assert_eq!((listener.filters_timeout, listener.filters_timeout_continues), (None, true));
+    let [ListenerFilter::TlsInspector { hello_bytes_max: 500, .. }, ListenerFilter::HttpInspector { .. }] =
+        &listener.filters[..]
+    else {
+        panic!("not the filters configured");
+    };
+    assert_eq!(context.problems.iter().count(), 0);
+    // Without an inspector the names match nothing, which is said.
+    let text = format!("{{{ADDRESS}, filter_chains: [{}]}}", named("a.test"));
+    let listener = parse_text(&text, &mut context).unwrap();
+    assert_eq!(listener.filters_timeout, Some(Duration::from_secs(15)));
+    let problems: Vec<String> = context.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems, ["filter_chains: server names and TLS match only with the listener filter tls_inspector"]);
 }
 
 #[test]
