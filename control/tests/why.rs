@@ -337,7 +337,7 @@ fn the_example_is_clean_and_explained() {
     let (v1, v2) = ("outbound|80|v1|cart.internal (weight 90)", "outbound|80|v2|cart.internal (weight 10)");
     check(&["GET", "https://shop.example:8443/"], 0, &[v1, v2, "routes.yaml:16:", "127.0.0.1:9001"]);
     check(&["GET", "https://shop.example:8443/", "-H", "x-canary: yes"], 0, &["canary", "127.0.0.1:9002"]);
-    check(&["GET", "http://shop.example:8080/"], 0, &["301", "routes.yaml:7:"]);
+    check(&["GET", "http://shop.example:8080/"], 0, &["301", "gateway.yaml:10:"]);
     check(&["GET", "http://shop.example:8443/"], 1, &["use https"]);
     check(&["GET", "https://other.example:8443/"], 1, &["no filter chain for server name `other.example`"]);
     check(&["GET", "http://shop.example/"], 1, &["nothing listens on port 80"]);

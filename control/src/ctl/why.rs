@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::proxy_config::{Kind, dump, resources};
 use super::{CtlError, Format, Server, Verdict, output};
 use crate::evaluate::{Call, Failure, Outcome, Security, Spoken, evaluate, origin};
-use crate::model::{Mesh, MeshOptions, Proxy};
+use crate::model::{Mesh, MeshOptions, Proxy, ProxyKind};
 use crate::source::folder::Folder;
 use crate::translate;
 use crate::validate::validate;
@@ -168,6 +168,7 @@ impl Configuration {
             })
             .collect::<Result<BTreeMap<_, _>, _>>()?;
         let proxy = Proxy {
+            kind: ProxyKind::Gateway,
             id: format!("gateway.{namespace}"),
             namespace: namespace.to_owned(),
             metadata_namespace: namespace.to_owned(),

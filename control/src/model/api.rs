@@ -281,6 +281,21 @@ messages! {
         subject_alt_names: Vec<String>,
     }
     WorkloadSelector { labels: BTreeMap<String, String>, }
+    Sidecar {
+        workload_selector: Option<WorkloadSelector>,
+        ingress: Vec<Ingress>,
+        egress: Vec<Egress>,
+        outbound_traffic_policy: Option<Policy>,
+    }
+    Ingress { port: Port, bind: String, default_endpoint: String, tls: Option<ServerTls>, }
+    Egress { port: Option<Port>, bind: String, capture_mode: String, hosts: Vec<String>, }
+    /// A policy that is one word.
+    Policy { mode: String, }
+    PeerAuthentication {
+        selector: Option<LabelSelector>,
+        mtls: Option<Policy>,
+        port_level_mtls: BTreeMap<String, Policy>,
+    }
     WorkloadEntry {
         address: String,
         ports: BTreeMap<String, u32>,
@@ -302,6 +317,8 @@ messages! {
         default_destination_rule_export_to: Vec<String>,
         default_http_retry_policy: Option<HttpRetry>,
         locality_lb_setting: Option<LocalitySetting>,
+        outbound_traffic_policy: Option<Policy>,
+        inbound_traffic_policy: Option<Policy>,
     }
 }
 

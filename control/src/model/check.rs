@@ -50,6 +50,33 @@ pub(super) fn references(mesh: &Mesh, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Finds servers of gateways that cannot do what they say.
+pub(super) fn gateways(mesh: &Mesh, findings: &mut Vec<Finding>) {
+    for config in &mesh.gateways {
+        for (index, server) in config.spec.servers.iter().enumerate() {
+            let Some(tls) = &server.tls else { continue };
+            let mut tell = |severity, code, field: &str, message: String| {
+                findings.push(Finding {
+                    severity,
+                    code,
+                    resource: config.origin.resource.clone(),
+                    place: config.origin.place_of(&format!("spec.servers[{index}].tls.{field}")).clone(),
+                    message,
+                });
+            };
+            if tls.mode == "AUTO_PASSTHROUGH" {
+                let message = "AUTO_PASSTHROUGH is not served: nothing listens for this server; write PASSTHROUGH and a \
+                               VirtualService with tls routes";
+                tell(Severity::Error, "IST0106", "mode", message.to_owned());
+            }
+            let names = std::iter::once(&tls.credential_name).chain(&tls.credential_names);
+            for name in names.filter(|name| !name.is_empty() && !mesh.secrets.exists(name)) {
+                tell(Severity::Error, "IST0101", "credentialName", format!("there is no Secret {name}"));
+            }
+        }
+    }
+}
+
 fn destination(
     mesh: &Mesh,
     config: &Config<VirtualService>,

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::api::{DestinationRule, Gateway, MeshConfig, ServiceEntry, VirtualService, WorkloadEntry};
+use super::api::{
+    DestinationRule, Gateway, MeshConfig, PeerAuthentication, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+};
 use super::config::{Config, Origin, Visibility};
 use super::finding::{Finding, Severity};
+use super::peer_authentication::PeerAuthentications;
 use super::secret::Secrets;
 use super::service::Service;
 use super::{check, destination, host, registry, virtual_service};
@@ -46,6 +49,8 @@ pub struct Mesh {
     /// Delegates are resolved, names are full.
     pub virtual_services: Vec<Arc<Config<VirtualService>>>,
     pub(crate) destination_rules: destination::DestinationRules,
+    pub(crate) sidecars: Vec<Config<Sidecar>>,
+    pub(crate) peer_authentications: PeerAuthentications,
     pub secrets: Secrets,
 }
 
@@ -66,11 +71,15 @@ impl Mesh {
         let mut gateways = Vec::new();
         let mut virtual_services: Vec<Config<VirtualService>> = Vec::new();
         let mut rules: Vec<Config<DestinationRule>> = Vec::new();
+        let mut sidecars: Vec<Config<Sidecar>> = Vec::new();
+        let mut peers: Vec<Config<PeerAuthentication>> = Vec::new();
         for object in objects {
             match (object.resource.group.as_str(), object.resource.kind.as_str()) {
                 ("networking.istio.io", "Gateway") => keep(object, &mut gateways, &mut findings),
                 ("networking.istio.io", "VirtualService") => keep(object, &mut virtual_services, &mut findings),
                 ("networking.istio.io", "DestinationRule") => keep(object, &mut rules, &mut findings),
+                ("networking.istio.io", "Sidecar") => keep(object, &mut sidecars, &mut findings),
+                ("security.istio.io", "PeerAuthentication") => keep(object, &mut peers, &mut findings),
                 ("networking.istio.io", "ServiceEntry") => keep(object, &mut sorted.service_entries, &mut findings),
                 ("networking.istio.io", "WorkloadEntry") => keep(object, &mut sorted.workload_entries, &mut findings),
                 ("" | "discovery.k8s.io", kind) => sorted.kubernetes.entry(kind).or_default().push(object),
@@ -85,6 +94,8 @@ impl Mesh {
         oldest_first(&mut gateways);
         oldest_first(&mut virtual_services);
         oldest_first(&mut rules);
+        oldest_first(&mut sidecars);
+        oldest_first(&mut peers);
 
         let config = mesh_config(&sorted, options, &mut findings);
         let services = registry::services(&sorted, &config, options);
@@ -100,10 +111,13 @@ impl Mesh {
             gateways: gateways.into_iter().map(Arc::new).collect(),
             virtual_services: virtual_services.into_iter().map(Arc::new).collect(),
             destination_rules: destination::DestinationRules::merge(rules, &config, options),
+            sidecars,
+            peer_authentications: PeerAuthentications::new(peers, options),
             secrets: Secrets::read(sorted.kubernetes.get("Secret").map_or(&[], Vec::as_slice)),
             config,
         };
         check::references(&mesh, &mut findings);
+        check::gateways(&mesh, &mut findings);
         findings.sort_by(|one, other| {
             (&one.resource, &one.place, one.code).cmp(&(&other.resource, &other.place, other.code))
         });

@@ -1,13 +1,23 @@
-//! The proxy that asks for configuration: a gateway, which Istio calls router.
+//! The proxy that asks for configuration: a gateway, which Istio calls router, or a sidecar.
 
 use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::{Struct, value::Kind};
 
-/// A gateway as it introduced itself.
+/// What a proxy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyKind {
+    /// At the edge of the mesh, for everyone.
+    Gateway,
+    /// Beside one workload, for what it sends and receives.
+    Sidecar,
+}
+
+/// A proxy as it introduced itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
+    pub kind: ProxyKind,
     pub id: String,
     /// The namespace whose configuration applies, and in which its pod runs.
     pub namespace: String,
@@ -28,7 +38,7 @@ pub enum NodeError {
         "node id `{0}` is not of the form kind~address~name.namespace~domain, for instance router~10.0.0.1~gw.default~default.svc.cluster.local"
     )]
     Shape(String),
-    #[error("node id begins with `{0}`: only gateways are served, whose node id begins with router")]
+    #[error("node id begins with `{0}`: gateways, whose node id begins with router, and sidecars are served")]
     Kind(String),
 }
 
@@ -41,9 +51,11 @@ impl Proxy {
         else {
             return Err(NodeError::Shape(node.id.clone()));
         };
-        if kind != "router" {
-            return Err(NodeError::Kind(kind.to_owned()));
-        }
+        let kind = match kind {
+            "router" => ProxyKind::Gateway,
+            "sidecar" => ProxyKind::Sidecar,
+            other => return Err(NodeError::Kind(other.to_owned())),
+        };
         let metadata = strings(node.metadata.as_ref());
         let namespace = metadata.get("NAMESPACE").cloned().unwrap_or_else(|| {
             let from_id = id.rsplit_once('.').map(|(_, namespace)| namespace);
@@ -73,6 +85,7 @@ impl Proxy {
             })
             .unwrap_or_default();
         Ok(Self {
+            kind,
             id: id.to_owned(),
             metadata_namespace: namespace.clone(),
             namespace,

@@ -47,6 +47,11 @@ impl Secrets {
         Self { found: found.collect() }
     }
 
+    /// True if some namespace has a Secret of that name, or the name belongs to another store.
+    pub(super) fn exists(&self, name: &str) -> bool {
+        name.contains("://") || self.found.keys().any(|(_, known)| known == name)
+    }
+
     pub fn get(&self, namespace: &str, name: &str) -> Option<&Credential> {
         self.found.get(&(namespace.to_owned(), name.to_owned()))
     }

@@ -1,6 +1,6 @@
 //! VirtualServices with names made full and delegates put in place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::api::{Destination, HttpMatch, HttpRoute, VirtualService};
 use super::config::{Config, Visibility};
@@ -10,6 +10,20 @@ use super::mesh::MeshOptions;
 
 /// The gateway name that stands for all sidecars.
 pub const MESH: &str = "mesh";
+
+impl VirtualService {
+    /// Collects the hosts that routes lead to.
+    pub(crate) fn destinations(&self, into: &mut BTreeSet<String>) {
+        for route in &self.http {
+            into.extend(route.route.iter().map(|to| to.destination.host.clone()));
+            into.extend(route.mirror.iter().map(|to| to.host.clone()));
+            into.extend(route.mirrors.iter().map(|mirror| mirror.destination.host.clone()));
+        }
+        for route in self.tls.iter().chain(&self.tcp) {
+            into.extend(route.route.iter().map(|to| to.destination.host.clone()));
+        }
+    }
+}
 
 pub(super) fn resolve(
     list: Vec<Config<VirtualService>>,

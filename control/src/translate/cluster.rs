@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::{HttpProtocolOption
 use super::{balance, endpoint, names, tls, wire};
 use crate::model::api::{ConnectionPool, OutlierDetection as Outlier, TrafficPolicy};
 use crate::model::protocol::Protocol;
-use crate::model::{Mesh, Proxy, Resolution, Service, ServicePort};
+use crate::model::{Mesh, Proxy, ProxyKind, Resolution, Service, ServicePort};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -65,7 +65,7 @@ fn one(mesh: &Mesh, proxy: &Proxy, service: &Service, port: &ServicePort, subset
         common.healthy_panic_threshold =
             Some(envoy_types::pb::envoy::r#type::v3::Percent { value: f64::from(percent) });
     }
-    http_options(&mut made, port.protocol, &policy);
+    http_options(&mut made, port.protocol, &policy, proxy.kind == ProxyKind::Sidecar);
     tls::upstream(&mut made, mesh, service, port, &policy);
     made
 }
@@ -78,7 +78,7 @@ fn discovery(made: &mut Cluster, mesh: &Mesh, proxy: &Proxy, service: &Service, 
         Resolution::Dns => DiscoveryType::StrictDns,
         Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
         // A gateway is never on the path of the original connection.
-        Resolution::Passthrough if service.kubernetes => DiscoveryType::Eds,
+        Resolution::Passthrough if service.kubernetes && proxy.kind == ProxyKind::Gateway => DiscoveryType::Eds,
         Resolution::Passthrough => DiscoveryType::OriginalDst,
     };
     match kind {
@@ -133,14 +133,16 @@ fn limits(made: &mut Cluster, pool: Option<&ConnectionPool>) {
     }
 }
 
-fn http_options(made: &mut Cluster, protocol: Protocol, policy: &TrafficPolicy) {
+pub(super) fn http_options(made: &mut Cluster, protocol: Protocol, policy: &TrafficPolicy, sniffs: bool) {
     use http_protocol_options::explicit_http_config::ProtocolConfig;
     use http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig};
     let http = policy.connection_pool.as_ref().and_then(|pool| pool.http.clone()).unwrap_or_default();
     let streams = http.max_concurrent_streams.and_then(wire::number);
     let http2 = Http2ProtocolOptions { max_concurrent_streams: streams, ..Http2ProtocolOptions::default() };
     let upgrade = protocol == Protocol::Http && http.h2_upgrade_policy == "UPGRADE";
-    let options = if http.use_client_protocol && !protocol.is_http2() {
+    // What was detected on the way in is spoken on the way out.
+    let as_client = http.use_client_protocol || (sniffs && protocol == Protocol::Auto);
+    let options = if as_client && !protocol.is_http2() {
         Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
             http_protocol_options: Some(Http1ProtocolOptions::default()),
             http2_protocol_options: Some(http2),
@@ -203,9 +205,22 @@ fn outlier(policy: &Outlier) -> OutlierDetection {
 
 /// A cluster without endpoints: what is sent there fails.
 pub(super) fn black_hole(mesh: &Mesh) -> Cluster {
+    unlimited(mesh, names::BLACK_HOLE, DiscoveryType::Static)
+}
+
+/// A cluster that goes to the address that the client dialled.
+pub(super) fn passthrough(mesh: &Mesh, name: &str) -> Cluster {
+    Cluster {
+        lb_policy: cluster::LbPolicy::ClusterProvided.into(),
+        ..unlimited(mesh, name, DiscoveryType::OriginalDst)
+    }
+}
+
+/// A cluster of the given kind that nothing limits.
+pub(super) fn unlimited(mesh: &Mesh, name: &str, kind: DiscoveryType) -> Cluster {
     let mut made = Cluster {
-        name: names::BLACK_HOLE.to_owned(),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind.into())),
         connect_timeout: wire::span(mesh.config.connect_timeout.map_or(Duration::from_secs(10), |timeout| timeout.0)),
         ..Cluster::default()
     };

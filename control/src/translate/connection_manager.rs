@@ -21,22 +21,43 @@ use super::wire;
 use crate::model::Mesh;
 use crate::model::api::WeightedDestination;
 
-/// The manager of a gateway: it faces clients that nobody vouches for. Its routes are discovered under `route_config`.
-pub(super) fn http(mesh: &Mesh, stat_prefix: &str, route_config: String) -> Filter {
+/// Where a manager stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A gateway faces clients that nobody vouches for.
+    Gateway,
+    /// A sidecar takes what its own workload sends.
+    Outbound,
+    /// A sidecar takes what other proxies send to its workload.
+    Inbound,
+}
+
+/// Routes that are discovered under a name.
+pub(super) fn discovered(route_config: String) -> RouteSpecifier {
+    RouteSpecifier::Rds(Rds { config_source: wire::aggregated(), route_config_name: route_config })
+}
+
+/// The manager of a gateway or sidecar.
+pub(super) fn http(mesh: &Mesh, role: Role, stat_prefix: &str, routes: RouteSpecifier) -> Filter {
     let details = manager::SetCurrentClientCertDetails {
         subject: wire::flag(true),
-        cert: true,
+        cert: role == Role::Gateway,
         dns: true,
         uri: true,
         ..manager::SetCurrentClientCertDetails::default()
+    };
+    let forwarding = match role {
+        Role::Gateway => manager::ForwardClientCertDetails::SanitizeSet,
+        Role::Outbound => manager::ForwardClientCertDetails::Sanitize,
+        Role::Inbound => manager::ForwardClientCertDetails::AppendForward,
     };
     let message = HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
         http_filters: http_filters(mesh),
         server_name: "istio-envoy".to_owned(),
-        use_remote_address: wire::flag(true),
-        forward_client_cert_details: manager::ForwardClientCertDetails::SanitizeSet.into(),
-        set_current_client_cert_details: Some(details),
+        use_remote_address: wire::flag(role == Role::Gateway),
+        forward_client_cert_details: forwarding.into(),
+        set_current_client_cert_details: (role != Role::Outbound).then_some(details),
         http_protocol_options: Some(Http1ProtocolOptions { accept_http_10: true, ..Http1ProtocolOptions::default() }),
         upgrade_configs: vec![manager::UpgradeConfig {
             upgrade_type: "websocket".to_owned(),
@@ -45,10 +66,7 @@ pub(super) fn http(mesh: &Mesh, stat_prefix: &str, route_config: String) -> Filt
         normalize_path: wire::flag(true),
         stream_idle_timeout: wire::span(Duration::ZERO),
         access_log: access_log(mesh),
-        route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: wire::aggregated(),
-            route_config_name: route_config,
-        })),
+        route_specifier: Some(routes),
         ..HttpConnectionManager::default()
     };
     Filter {

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 
 use super::{balance, wire};
 use crate::model::api::LocalitySetting;
+use crate::model::peer_authentication::MutualTls;
 use crate::model::{Endpoint, Mesh, Proxy, Service};
 
 /// The endpoints behind `outbound|port|subset|host`; empty where there is none.
@@ -34,7 +35,7 @@ pub(super) fn assignment(
         .map(|(locality, list)| LocalityLbEndpoints {
             locality: Some(parse(locality)),
             load_balancing_weight: wire::number(list.iter().map(|endpoint| endpoint.weight).sum()),
-            lb_endpoints: list.into_iter().map(one).collect(),
+            lb_endpoints: list.into_iter().map(|endpoint| one(mesh, service, endpoint)).collect(),
             ..LocalityLbEndpoints::default()
         })
         .collect();
@@ -53,8 +54,12 @@ fn subset_labels<'a>(mesh: &'a Mesh, proxy: &Proxy, service: &Service, subset: &
     found.map(|subset| subset.labels.iter().collect()).unwrap_or_default()
 }
 
-fn one(endpoint: &Endpoint) -> LbEndpoint {
-    let mutual_tls = endpoint.is_mutual_tls().then(|| Metadata {
+fn one(mesh: &Mesh, service: &Service, endpoint: &Endpoint) -> LbEndpoint {
+    // Where the workload's policy wants plaintext, its proxy does not end mutual TLS.
+    let accepted = endpoint.is_mutual_tls()
+        && mesh.peer_authentications.modes(&service.namespace, &endpoint.labels).of(endpoint.port)
+            != MutualTls::Disable;
+    let mutual_tls = accepted.then(|| Metadata {
         filter_metadata: HashMap::from([(
             "envoy.transport_socket_match".to_owned(),
             wire::fields([("tlsMode", wire::text("istio"))]),

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::listener::v3::{
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost, virtual_host::TlsRequirementType};
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 
-use super::connection_manager as manager;
+use super::connection_manager::{self as manager, Role};
 use super::http_route::{self, Place};
 use super::{names, tls, wire};
 use crate::model::api::{Gateway, L4Match, Server, VirtualService};
@@ -23,13 +23,30 @@ const OWN_SERVICES: &str = "internal.istio.io/gateway-service";
 struct Bound<'a> {
     gateway: &'a Config<Gateway>,
     server: &'a Server,
+    /// Which of the gateway's servers it is.
+    index: usize,
     port: u32,
     protocol: Protocol,
     /// `namespace/host` or `host`; what an earlier server of the port has already is left out.
     hosts: Vec<String>,
 }
 
-impl Bound<'_> {
+impl<'a> Bound<'a> {
+    fn new(gateway: &'a Config<Gateway>, index: usize, port: u32, server: &'a Server) -> Self {
+        let hosts = server.hosts.iter().map(|host| match host.split_once('/') {
+            Some((".", host)) => format!("{}/{host}", gateway.namespace),
+            Some(("*", host)) => host.to_owned(),
+            _ => host.clone(),
+        });
+        let protocol = Protocol::parse(&server.port.protocol);
+        Self { gateway, server, index, port, protocol, hosts: hosts.collect() }
+    }
+
+    /// Where the gateway's object says it.
+    fn path(&self) -> String {
+        format!("spec.servers[{}]", self.index)
+    }
+
     fn name(&self) -> String {
         format!("{}/{}", self.gateway.namespace, self.gateway.name)
     }
@@ -111,7 +128,7 @@ fn bound<'a>(mesh: &'a Mesh, proxy: &Proxy) -> BTreeMap<(String, u32), Vec<Bound
         if !selected {
             continue;
         }
-        for server in &gateway.spec.servers {
+        for (index, server) in gateway.spec.servers.iter().enumerate() {
             let number = server.port.number;
             let ports: Vec<u32> = match annotated {
                 Some(list) => {
@@ -132,21 +149,15 @@ fn bound<'a>(mesh: &'a Mesh, proxy: &Proxy) -> BTreeMap<(String, u32), Vec<Bound
             };
             for port in ports {
                 let address = if server.bind.is_empty() { "0.0.0.0" } else { server.bind.as_str() };
-                add(result.entry((address.to_owned(), port)).or_default(), gateway, server, port);
+                let list = result.entry((address.to_owned(), port)).or_default();
+                add(list, Bound::new(gateway, index, port, server));
             }
         }
     }
     result
 }
 
-fn add<'a>(list: &mut Vec<Bound<'a>>, gateway: &'a Config<Gateway>, server: &'a Server, port: u32) {
-    let protocol = Protocol::parse(&server.port.protocol);
-    let hosts = server.hosts.iter().map(|host| match host.split_once('/') {
-        Some((".", host)) => format!("{}/{host}", gateway.namespace),
-        Some(("*", host)) => host.to_owned(),
-        _ => host.clone(),
-    });
-    let mut new = Bound { gateway, server, port, protocol, hosts: hosts.collect() };
+fn add<'a>(list: &mut Vec<Bound<'a>>, mut new: Bound<'a>) {
     if let Some(first) = list.first() {
         // A port speaks one language: HTTP, TLS or TCP.
         let kind =
@@ -176,7 +187,7 @@ pub(super) fn listeners(mesh: &Mesh, proxy: &Proxy) -> Vec<Listener> {
         let mut with_tls = false;
         if servers.first().is_some_and(|first| first.protocol.is_http()) {
             chains.push(FilterChain {
-                filters: vec![manager::http(mesh, &stat, format!("http.{port}"))],
+                filters: vec![manager::http(mesh, Role::Gateway, &stat, manager::discovered(format!("http.{port}")))],
                 ..FilterChain::default()
             });
         } else {
@@ -238,7 +249,7 @@ fn of_server(mesh: &Mesh, proxy: &Proxy, server: &Bound<'_>, stat: &str, chains:
         let alpn: &[&str] = if server.is_https() { &["h2", "http/1.1"] } else { &[] };
         tls::server(tls, alpn)
     });
-    let metadata = wire::metadata(&server.gateway.origin, "spec.servers", Default::default());
+    let metadata = wire::metadata(&server.gateway.origin, &server.path(), Default::default());
     let chain = |names: Vec<String>, filter| FilterChain {
         filter_chain_match: (!names.is_empty())
             .then(|| FilterChainMatch { server_names: names, ..FilterChainMatch::default() }),
@@ -248,7 +259,10 @@ fn of_server(mesh: &Mesh, proxy: &Proxy, server: &Bound<'_>, stat: &str, chains:
         ..FilterChain::default()
     };
     if let (true, Some(route)) = (server.is_https(), server.route_name()) {
-        chains.push(chain(server_names(&server.plain_hosts()), manager::http(mesh, stat, route)));
+        chains.push(chain(
+            server_names(&server.plain_hosts()),
+            manager::http(mesh, Role::Gateway, stat, manager::discovered(route)),
+        ));
         return;
     }
     let name = [server.name()];
@@ -360,13 +374,13 @@ fn configuration(mesh: &Mesh, proxy: &Proxy, name: String, servers: &[Bound<'_>]
         }
         for host in server.plain_hosts() {
             match hosts.iter_mut().find(|known| known.domains.contains(&host)) {
-                Some(known) => known.require_tls = TlsRequirementType::All.into(),
+                Some(known) => redirect(known, server),
                 None => hosts.push(VirtualHost {
                     name: format!("{host}:{number}"),
                     domains: vec![host],
                     include_request_attempt_count: true,
                     require_tls: TlsRequirementType::All.into(),
-                    metadata: wire::metadata(&server.gateway.origin, "spec.servers", Default::default()),
+                    metadata: wire::metadata(&server.gateway.origin, &server.path(), Default::default()),
                     ..VirtualHost::default()
                 }),
             }
@@ -377,7 +391,7 @@ fn configuration(mesh: &Mesh, proxy: &Proxy, name: String, servers: &[Bound<'_>]
                 .iter()
                 .any(|host| known.domains.iter().all(|domain| host::subset_of(domain, host)));
             if covered {
-                known.require_tls = TlsRequirementType::All.into();
+                redirect(known, server);
             }
         }
     }
@@ -409,13 +423,19 @@ fn configuration(mesh: &Mesh, proxy: &Proxy, name: String, servers: &[Bound<'_>]
     }
 }
 
+/// Every request to the host is answered with a redirect, which is the server's doing, not the virtual service's.
+fn redirect(host: &mut VirtualHost, server: &Bound<'_>) {
+    host.require_tls = TlsRequirementType::All.into();
+    host.metadata = wire::metadata(&server.gateway.origin, &server.path(), Default::default());
+}
+
 /// Hosts that this gateway's routes lead to.
 pub(super) fn destinations(mesh: &Mesh, proxy: &Proxy) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let names: BTreeSet<String> = bound(mesh, proxy).into_values().flatten().map(|server| server.name()).collect();
     for name in &names {
         for config in attached(mesh, proxy, name) {
-            super::destinations_of(&config.spec, &mut found);
+            config.spec.destinations(&mut found);
         }
     }
     found

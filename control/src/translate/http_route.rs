@@ -24,7 +24,7 @@ use crate::model::api::{
     Cors, Destination, Fault, HttpMatch, HttpRedirect, HttpRetry, HttpRoute, Percent, StringMatch,
 };
 use crate::model::api::{Headers, VirtualService};
-use crate::model::{Config, Mesh, Proxy};
+use crate::model::{Config, Mesh, Origin, Proxy};
 
 /// Where a route is made for.
 pub(super) struct Place<'a> {
@@ -57,6 +57,41 @@ pub(super) fn routes(place: &Place<'_>, config: &Config<VirtualService>) -> Vec<
         }
     }
     result
+}
+
+/// The route of a service that no VirtualService speaks of.
+pub(super) fn plain(place: &Place<'_>, name: &str, cluster: String, origin: Option<&Origin>) -> envoy::Route {
+    let mut action = bare(cluster);
+    action.retry_policy = retry(place.mesh.config.default_http_retry_policy.as_ref());
+    envoy::Route {
+        metadata: origin.and_then(|origin| wire::metadata(origin, "spec", google::Struct::default())),
+        ..to(name, action)
+    }
+}
+
+/// A route to one cluster, without retries.
+pub(super) fn direct(name: &str, cluster: &str) -> envoy::Route {
+    to(name, bare(cluster.to_owned()))
+}
+
+fn to(name: &str, action: envoy::RouteAction) -> envoy::Route {
+    envoy::Route {
+        name: name.to_owned(),
+        r#match: Some(matcher(None)),
+        action: Some(Action::Route(action)),
+        ..envoy::Route::default()
+    }
+}
+
+// The newer form of `max_grpc_timeout` ends streams that Istio lets live.
+#[allow(deprecated)]
+fn bare(cluster: String) -> envoy::RouteAction {
+    envoy::RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
+        timeout: wire::span(Duration::ZERO),
+        max_grpc_timeout: wire::span(Duration::ZERO),
+        ..envoy::RouteAction::default()
+    }
 }
 
 /// True if no request passes the route by.
@@ -329,11 +364,13 @@ fn header(name: &str, value: &StringMatch, without: bool) -> envoy::HeaderMatche
         }),
         None => HeaderMatchSpecifier::PresentMatch(true),
     };
+    let by_value = matches!(specifier, HeaderMatchSpecifier::StringMatch(_));
     envoy::HeaderMatcher {
         name: name.to_owned(),
         invert_match: without,
+        // A request without the field is one without that value too.
+        treat_missing_header_as_empty: without && by_value,
         header_match_specifier: Some(specifier),
-        ..envoy::HeaderMatcher::default()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The mesh as one gateway must see it, in Envoy's API. Pure: the same mesh and proxy give the same messages, in the same order.
+//! The mesh as one proxy must see it, in Envoy's API. Pure: the same mesh and proxy give the same messages, in the same order.
 
 mod balance;
 mod cluster;
@@ -6,7 +6,10 @@ mod connection_manager;
 mod endpoint;
 mod gateway;
 mod http_route;
+mod inbound;
 pub mod names;
+mod outbound;
+mod outbound_route;
 mod tls;
 mod wire;
 
@@ -18,25 +21,37 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 
-use crate::model::api::VirtualService;
-use crate::model::{Mesh, Proxy, Service};
+use crate::model::protocol::Protocol;
+use crate::model::sidecar::Scope;
+use crate::model::{Mesh, Proxy, ProxyKind, Service};
 
 /// The largest body of a direct response, as Istio sets it.
 const DIRECT_RESPONSE_LIMIT: u32 = 1024 * 1024;
 
 /// All listeners of `proxy`, each under its name.
 pub fn listeners(mesh: &Mesh, proxy: &Proxy) -> Vec<(String, Listener)> {
-    let list = gateway::listeners(mesh, proxy);
+    let list = match proxy.kind {
+        ProxyKind::Gateway => gateway::listeners(mesh, proxy),
+        ProxyKind::Sidecar => {
+            let scope = Scope::of(mesh, proxy);
+            let mut list = outbound::listeners(mesh, proxy, &scope);
+            list.push(inbound::listener(mesh, proxy, &scope));
+            list
+        }
+    };
     list.into_iter().map(|listener| (listener.name.clone(), listener)).collect()
 }
 
 /// All route configurations of `proxy`.
 pub fn routes(mesh: &Mesh, proxy: &Proxy) -> Vec<(String, RouteConfiguration)> {
-    let list = gateway::routes(mesh, proxy);
+    let list = match proxy.kind {
+        ProxyKind::Gateway => gateway::routes(mesh, proxy),
+        ProxyKind::Sidecar => outbound_route::routes(mesh, proxy, &Scope::of(mesh, proxy)),
+    };
     list.into_iter().map(|routes| (routes.name.clone(), routes)).collect()
 }
 
-/// The services whose clusters `proxy` gets. A gateway gets those that its routes lead to.
+/// The services whose clusters a gateway gets: those that its routes lead to.
 fn services<'a>(mesh: &'a Mesh, proxy: &Proxy) -> Vec<&'a Service> {
     let hosts = gateway::destinations(mesh, proxy);
     hosts.iter().filter_map(|host| mesh.service(host, &proxy.namespace)).map(|service| service.as_ref()).collect()
@@ -45,8 +60,18 @@ fn services<'a>(mesh: &'a Mesh, proxy: &Proxy) -> Vec<&'a Service> {
 /// All clusters of `proxy`.
 pub fn clusters(mesh: &Mesh, proxy: &Proxy) -> Vec<(String, Cluster)> {
     let mut list: Vec<Cluster> = Vec::new();
-    for service in services(mesh, proxy) {
-        for port in &service.ports {
+    let services = match proxy.kind {
+        ProxyKind::Gateway => services(mesh, proxy),
+        ProxyKind::Sidecar => {
+            let scope = Scope::of(mesh, proxy);
+            list.extend(inbound::clusters(mesh, proxy, &scope));
+            list.push(cluster::passthrough(mesh, names::PASSTHROUGH));
+            list.push(inbound::passthrough(mesh));
+            scope.services(mesh, proxy)
+        }
+    };
+    for service in services {
+        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
             list.extend(cluster::of_port(mesh, proxy, service, port));
         }
     }
@@ -91,15 +116,4 @@ pub fn secrets(mesh: &Mesh, proxy: &Proxy, wanted: &BTreeSet<String>) -> Vec<(St
     let found =
         wanted.iter().filter_map(|name| Some((name.clone(), tls::secret(mesh, &proxy.metadata_namespace, name)?)));
     found.collect()
-}
-
-fn destinations_of(spec: &VirtualService, into: &mut BTreeSet<String>) {
-    for route in &spec.http {
-        into.extend(route.route.iter().map(|to| to.destination.host.clone()));
-        into.extend(route.mirror.iter().map(|to| to.host.clone()));
-        into.extend(route.mirrors.iter().map(|mirror| mirror.destination.host.clone()));
-    }
-    for route in spec.tls.iter().chain(&spec.tcp) {
-        into.extend(route.route.iter().map(|to| to.destination.host.clone()));
-    }
 }

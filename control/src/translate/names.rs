@@ -1,10 +1,17 @@
 //! Istio's names of generated resources, which its tools, metrics and EnvoyFilters rely on.
 
 pub const BLACK_HOLE: &str = "BlackHoleCluster";
+pub const PASSTHROUGH: &str = "PassthroughCluster";
+pub const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
 
 /// `outbound|80|v1|web.shop.svc.cluster.local`
 pub fn outbound_cluster(port: u32, subset: &str, host: &str) -> String {
     format!("outbound|{port}|{subset}|{host}")
+}
+
+/// `inbound|8080||`
+pub fn inbound_cluster(port: u32) -> String {
+    format!("inbound|{port}||")
 }
 
 /// `0.0.0.0_80`

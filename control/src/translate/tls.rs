@@ -78,6 +78,71 @@ pub(super) fn downstream_socket(context: &DownstreamTlsContext) -> TransportSock
     }
 }
 
+/// The context in which a sidecar ends the mesh's own mutual TLS.
+pub(super) fn workload(http: bool) -> DownstreamTlsContext {
+    let alpn: &[&str] = if http { &["h2", "http/1.1"] } else { &["istio-peer-exchange", "h2", "http/1.1"] };
+    let common = CommonTlsContext {
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
+            ..TlsParameters::default()
+        }),
+        alpn_protocols: alpn.iter().map(|&name| name.to_owned()).collect(),
+        tls_certificate_sds_secret_configs: vec![own("default")],
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(
+            CombinedCertificateValidationContext {
+                default_validation_context: Some(CertificateValidationContext::default()),
+                validation_context_sds_secret_config: Some(own("ROOTCA")),
+                ..CombinedCertificateValidationContext::default()
+            },
+        )),
+        ..CommonTlsContext::default()
+    };
+    DownstreamTlsContext {
+        common_tls_context: Some(common),
+        require_client_certificate: wire::flag(true),
+        ..DownstreamTlsContext::default()
+    }
+}
+
+/// The context of a Sidecar's ingress listener with a certificate of its own, which the workload's agent reads.
+pub(super) fn ingress(tls: &ServerTls, http: bool) -> DownstreamTlsContext {
+    let mutual = tls.mode == "MUTUAL";
+    let name = format!("file-cert:{}~{}", tls.server_certificate, tls.private_key);
+    let matching = CertificateValidationContext {
+        match_typed_subject_alt_names: names(&tls.subject_alt_names),
+        ..CertificateValidationContext::default()
+    };
+    let alpn: &[&str] = if http { &["h2", "http/1.1"] } else { &[] };
+    let common = CommonTlsContext {
+        tls_params: Some(parameters(tls)),
+        alpn_protocols: alpn.iter().map(|&name| name.to_owned()).collect(),
+        tls_certificate_sds_secret_configs: vec![own(&name)],
+        validation_context_type: mutual.then(|| {
+            ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+                default_validation_context: Some(matching),
+                validation_context_sds_secret_config: Some(own(&format!("file-root:{}", tls.ca_certificates))),
+                ..CombinedCertificateValidationContext::default()
+            })
+        }),
+        ..CommonTlsContext::default()
+    };
+    DownstreamTlsContext {
+        common_tls_context: Some(common),
+        require_client_certificate: wire::flag(mutual),
+        ..DownstreamTlsContext::default()
+    }
+}
+
+fn parameters(tls: &ServerTls) -> TlsParameters {
+    let minimum = if tls.min_protocol_version.is_empty() { "TLSV1_2" } else { &tls.min_protocol_version };
+    TlsParameters {
+        tls_minimum_protocol_version: version(minimum),
+        tls_maximum_protocol_version: version(&tls.max_protocol_version),
+        cipher_suites: tls.cipher_suites.clone(),
+        ..TlsParameters::default()
+    }
+}
+
 /// The context of a gateway's server, or none where it does not terminate TLS.
 pub(super) fn server(tls: &ServerTls, alpn: &[&str]) -> Option<DownstreamTlsContext> {
     let mode = tls.mode.as_str();
@@ -89,13 +154,7 @@ pub(super) fn server(tls: &ServerTls, alpn: &[&str]) -> Option<DownstreamTlsCont
         alpn_protocols: alpn.iter().map(|&name| name.to_owned()).collect(),
         ..CommonTlsContext::default()
     };
-    let minimum = if tls.min_protocol_version.is_empty() { "TLSV1_2" } else { &tls.min_protocol_version };
-    common.tls_params = Some(TlsParameters {
-        tls_minimum_protocol_version: version(minimum),
-        tls_maximum_protocol_version: version(&tls.max_protocol_version),
-        cipher_suites: tls.cipher_suites.clone(),
-        ..TlsParameters::default()
-    });
+    common.tls_params = Some(parameters(tls));
     let matching = CertificateValidationContext {
         match_typed_subject_alt_names: names(&tls.subject_alt_names),
         verify_certificate_spki: tls.verify_certificate_spki.clone(),
