@@ -16,6 +16,31 @@ pub(super) struct Fault {
     by_rule: bool,
 }
 
+/// Fills in what the schema gives by default, as an API server does before it judges.
+pub(super) fn apply_defaults(value: &mut Value, schema: &Value) {
+    match value {
+        Value::Object(members) => {
+            for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                if let (Some(default), false) = (property.get("default"), members.contains_key(name)) {
+                    members.insert(name.clone(), default.clone());
+                }
+                if let Some(member) = members.get_mut(name) {
+                    apply_defaults(member, property);
+                }
+            }
+            if let Some(others) = schema.get("additionalProperties").filter(|others| others.is_object()) {
+                members.values_mut().for_each(|member| apply_defaults(member, others));
+            }
+        }
+        Value::Array(elements) => {
+            if let Some(items) = schema.get("items") {
+                elements.iter_mut().for_each(|element| apply_defaults(element, items));
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Appends what is wrong with `value`, which stands at `path`.
 pub(super) fn check(value: &Value, schema: &Value, path: &mut String, faults: &mut Vec<Fault>) {
     let before = faults.len();
