@@ -19,7 +19,7 @@ use torus_control::source::{Object, Place, ResourceName};
 use torus_control::translate;
 
 /// Calls and checks that came out as Istio's; raise it when more do.
-const FLOOR: usize = 272;
+const FLOOR: usize = 281;
 
 fn corpus() -> Option<PathBuf> {
     let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");

@@ -136,6 +136,9 @@ messages! {
         gateways: Vec<String>,
         ignore_uri_case: bool,
         stat_prefix: String,
+        /// True if the prefix ends where a segment of the path ends, as the Gateway API has it.
+        #[serde(skip)]
+        whole_segments: bool,
     }
     StringMatch { exact: Option<String>, prefix: Option<String>, regex: Option<String>, }
     WeightedDestination { destination: Destination, weight: u32, headers: Option<Headers>, }

@@ -67,7 +67,7 @@ pub(super) fn gateways(mesh: &Mesh, findings: &mut Vec<Finding>) {
             if tls.mode == "AUTO_PASSTHROUGH" {
                 let message = "AUTO_PASSTHROUGH is not served: nothing listens for this server; write PASSTHROUGH and a \
                                VirtualService with tls routes";
-                tell(Severity::Error, "IST0106", "mode", message.to_owned());
+                tell(Severity::Error, "TORUS0001", "mode", message.to_owned());
             }
             let names = std::iter::once(&tls.credential_name).chain(&tls.credential_names);
             for name in names.filter(|name| !name.is_empty() && !mesh.secrets.exists(name)) {

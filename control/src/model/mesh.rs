@@ -11,7 +11,7 @@ use super::finding::{Finding, Severity};
 use super::peer_authentication::PeerAuthentications;
 use super::secret::Secrets;
 use super::service::Service;
-use super::{check, destination, host, registry, virtual_service};
+use super::{check, destination, host, mesh_route, registry, virtual_service};
 use crate::source::Object;
 
 /// What does not come from objects.
@@ -73,6 +73,8 @@ impl Mesh {
         let mut rules: Vec<Config<DestinationRule>> = Vec::new();
         let mut sidecars: Vec<Config<Sidecar>> = Vec::new();
         let mut peers: Vec<Config<PeerAuthentication>> = Vec::new();
+        let mut mesh_routes: Vec<Config<mesh_route::Spec>> = Vec::new();
+        let mut grants = mesh_route::Grants { objects: Vec::new() };
         for object in objects {
             match (object.resource.group.as_str(), object.resource.kind.as_str()) {
                 ("networking.istio.io", "Gateway") => keep(object, &mut gateways, &mut findings),
@@ -82,6 +84,9 @@ impl Mesh {
                 ("security.istio.io", "PeerAuthentication") => keep(object, &mut peers, &mut findings),
                 ("networking.istio.io", "ServiceEntry") => keep(object, &mut sorted.service_entries, &mut findings),
                 ("networking.istio.io", "WorkloadEntry") => keep(object, &mut sorted.workload_entries, &mut findings),
+                ("gateway.networking.k8s.io", "HTTPRoute") => keep(object, &mut mesh_routes, &mut findings),
+                ("gateway.networking.k8s.io", "ReferenceGrant") => grants.objects.push(object),
+                ("gateway.networking.k8s.io", kind) if kind != "GatewayClass" => findings.push(unserved(object)),
                 ("" | "discovery.k8s.io", kind) => sorted.kubernetes.entry(kind).or_default().push(object),
                 _ => {}
             }
@@ -103,7 +108,11 @@ impl Mesh {
         for service in &services {
             by_host.entry(service.hostname.clone()).or_default().push(service.clone());
         }
-        let virtual_services = virtual_service::resolve(virtual_services, options, &mut findings);
+        let mut virtual_services = virtual_service::resolve(virtual_services, options, &mut findings);
+        for route in &mesh_routes {
+            virtual_services.extend(mesh_route::convert(route, &options.domain, &grants, &mut findings));
+        }
+        oldest_first(&mut virtual_services);
         let mesh = Self {
             options: options.clone(),
             services,
@@ -152,6 +161,17 @@ fn keep<T: serde::de::DeserializeOwned>(object: &Object, list: &mut Vec<Config<T
     match Config::parse(object) {
         Ok(config) => list.push(config),
         Err(finding) => findings.push(finding),
+    }
+}
+
+/// What is said of a kind that has no effect here.
+fn unserved(object: &Object) -> Finding {
+    Finding {
+        severity: Severity::Warning,
+        code: "TORUS0001",
+        resource: object.resource.clone(),
+        place: object.place.clone(),
+        message: format!("objects of kind {} in {} are not served", object.resource.kind, object.resource.group),
     }
 }
 

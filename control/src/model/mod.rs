@@ -7,6 +7,7 @@ pub(crate) mod destination;
 mod finding;
 pub mod host;
 mod mesh;
+mod mesh_route;
 pub(crate) mod peer_authentication;
 pub mod protocol;
 mod proxy;

@@ -108,16 +108,20 @@ fn reach<'a>(mesh: &'a Mesh, proxy: &Proxy, egress: Option<&'a Egress>, hosts: &
     }
     let mut services: Vec<&Service> = by_host.into_values().collect();
     services.sort_by(|one, other| (&one.created, &one.hostname).cmp(&(&other.created, &other.hostname)));
-    let virtual_services = mesh.virtual_services.iter().map(|config| config.as_ref()).filter(|config| {
+    let found = mesh.virtual_services.iter().map(|config| config.as_ref()).filter(|config| {
         config.spec.gateways.iter().any(|gateway| gateway == MESH)
             && mesh.may_use(config, &proxy.namespace)
             && imported(&config.namespace, &|host| config.spec.hosts.iter().any(|own| host::overlap(own, host)))
     });
+    let mut virtual_services: Vec<&Config<VirtualService>> = found.collect();
+    // A client's own HTTPRoute to another namespace's service comes before that namespace's.
+    virtual_services
+        .sort_by_key(|config| config.origin.resource.kind != "HTTPRoute" || config.spec.export_to.is_empty());
     Reach {
         port: egress.and_then(|egress| egress.port.as_ref()),
         bind: egress.map_or("", |egress| egress.bind.as_str()),
         captured: egress.is_none_or(|egress| egress.capture_mode != "NONE"),
         services,
-        virtual_services: virtual_services.collect(),
+        virtual_services,
     }
 }

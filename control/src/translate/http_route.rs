@@ -332,6 +332,7 @@ fn matcher(condition: Option<&HttpMatch>) -> envoy::RouteMatch {
     let path = match (uri.exact, uri.prefix, uri.regex) {
         (Some(exact), _, _) => PathSpecifier::Path(exact),
         (_, _, Some(regex)) => PathSpecifier::SafeRegex(RegexMatcher { regex, ..RegexMatcher::default() }),
+        (_, Some(prefix), _) if condition.whole_segments => PathSpecifier::PathSeparatedPrefix(prefix),
         (_, Some(prefix), _) if !prefix.is_empty() => PathSpecifier::Prefix(prefix),
         _ => PathSpecifier::Prefix("/".to_owned()),
     };

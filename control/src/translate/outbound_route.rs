@@ -61,6 +61,8 @@ fn configuration(
             .hosts
             .iter()
             .filter(|wanted| !services.keys().any(|name| host::subset_of(name, wanted)))
+            // An HTTPRoute speaks of services only.
+            .filter(|_| config.origin.resource.kind != "HTTPRoute")
             .filter(|_| key.host.is_none() && (key.port == OUTSIDE_PORT || !own.is_empty()))
             .collect();
         if own.is_empty() && outside.is_empty() {
