@@ -1,5 +1,5 @@
 # The two commands of the README, and a few shorter ones.
-.PHONY: demo test check differential-self bench help
+.PHONY: demo test check differential-self bench compare help
 
 help: ## Says what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -16,5 +16,10 @@ check: ## What a change must pass before it lands
 differential-self: ## The differential suite with Envoy on both sides: it must find nothing
 	@TORUS_DIFFERENTIAL_SELF=1 cargo test -p torus-tests --test differential -- --nocapture
 
-bench: ## torus-proxy, Envoy and nginx in one run
-	@benches/compare-http1.py
+compare: ## torus-proxy, Envoy, nginx and HAProxy in one run: installs what it needs, prints the table, writes JSON and a page
+	@scripts/install-test-tools.sh
+	@mkdir -p target
+	@benches/compare.py --json target/compare.json --html target/compare.html
+
+bench: ## The same without installing, and without files
+	@benches/compare.py

@@ -55,7 +55,7 @@ if [ "${1:-all}" = demo ]; then
     need_packages curl curl wrk wrk
     exit 0
 fi
-need_packages curl curl wrk wrk nginx nginx-light python3 python3 nghttp nghttp2-client h2load nghttp2-client nghttpd nghttp2-server valgrind valgrind
+need_packages curl curl wrk wrk nginx nginx-light haproxy haproxy openssl openssl python3 python3 nghttp nghttp2-client h2load nghttp2-client nghttpd nghttp2-server valgrind valgrind
 # What torus-tune drives, and what its tests ask for a second opinion or kill it with.
 need_packages ethtool ethtool nft nftables tuned tuned dbus-daemon dbus-daemon strace strace sysctl procps ip iproute2
 python3 -c 'import ensurepip' 2>/dev/null || need_packages python3-venv-is-missing python3-venv
