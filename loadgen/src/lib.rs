@@ -1,8 +1,10 @@
 //! Load generator and test server.
 //!
 //! `run` asks a target for what a [`plan`] says and reports what happened: [`worker`] sends, [`record`] counts, [`verdict`] says
-//! whether the figures are worth anything, [`slo`] whether they are good enough, [`report`] prints them. `serve` is a target.
+//! whether the figures are worth anything, [`slo`] whether they are good enough, [`report`] prints them. [`compare`] runs several targets
+//! in turn. `serve` is a target.
 
+pub mod compare;
 pub mod plan;
 pub mod quantity;
 pub mod record;
@@ -10,5 +12,6 @@ pub mod report;
 pub mod run;
 pub mod serve;
 pub mod slo;
+pub mod tls;
 pub mod verdict;
 pub mod worker;

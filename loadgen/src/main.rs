@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use torus_load::{run, serve};
+use torus_load::{compare, run, serve};
 
 /// Load generator and test server for HTTP.
 #[derive(Parser)]
@@ -18,6 +18,8 @@ struct Arguments {
 enum Command {
     /// Send requests on a schedule and report how long they took.
     Run(run::Options),
+    /// Run the same load on several targets in turn, and say what can be shown of their differences.
+    Compare(compare::Options),
     /// Answer every request with what it was, or as its query asks.
     Serve(serve::Options),
 }
@@ -25,6 +27,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(options) => run::run(&options).map_err(|error| error.to_string()),
+        Command::Compare(options) => compare::run(&options).map_err(|error| error.to_string()),
         Command::Serve(options) => serve::run(&options).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string()),
     };
     result.unwrap_or_else(|error| {

@@ -91,10 +91,13 @@ pub enum Cause {
     Status,
     Header,
     Body,
+    Tls,
+    Reset,
+    GrpcStatus,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 8] = [
+    pub const ALL: [Cause; 11] = [
         Cause::Connect,
         Cause::Timeout,
         Cause::Closed,
@@ -103,6 +106,9 @@ impl Cause {
         Cause::Status,
         Cause::Header,
         Cause::Body,
+        Cause::Tls,
+        Cause::Reset,
+        Cause::GrpcStatus,
     ];
 
     /// The cause in the words of a report.
@@ -112,10 +118,13 @@ impl Cause {
             Cause::Timeout => "timed out",
             Cause::Closed => "connection ended before the reply",
             Cause::Write => "could not be written",
-            Cause::Malformed => "reply was not HTTP/1.1",
+            Cause::Malformed => "reply was not HTTP",
             Cause::Status => "unexpected status",
             Cause::Header => "expected field was missing",
             Cause::Body => "expected body was missing",
+            Cause::Tls => "TLS handshake failed",
+            Cause::Reset => "stream was reset",
+            Cause::GrpcStatus => "gRPC status was not OK",
         }
     }
 }
@@ -193,6 +202,8 @@ pub struct Record {
     pub release: Times,
     /// TCP handshakes.
     pub connect: Times,
+    /// TLS handshakes, after the TCP ones.
+    pub tls: Times,
     /// From the write to the first byte of the reply.
     pub first_byte: Times,
     /// From the first byte to the last.
@@ -213,6 +224,7 @@ impl Record {
         self.lag.add(&other.lag);
         self.release.add(&other.release);
         self.connect.add(&other.connect);
+        self.tls.add(&other.tls);
         self.first_byte.add(&other.first_byte);
         self.body.add(&other.body);
         for (class, more) in self.classes.iter_mut().zip(&other.classes) {

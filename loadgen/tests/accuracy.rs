@@ -215,6 +215,37 @@ fn an_interruption_ends_with_a_full_report() {
 }
 
 #[test]
+fn a_slower_target_is_shown_to_be_slower() {
+    let (fast, slow) = (server(|_, _| Duration::from_millis(5)), server(|_, _| Duration::from_millis(40)));
+    let compare = |targets: [&str; 2], flags: &str| {
+        let flags = flags.split_ascii_whitespace();
+        torus_load().arg("compare").args(targets).args(["-q", "--json", "-"]).args(flags).output().unwrap()
+    };
+    let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("measuring")).unwrap();
+    lock.lock().unwrap();
+    let output = compare([&fast, &slow], "-- -r 50 -d 300ms --warmup 0s -c 16");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let median = &report["against"][0]["differences"][0];
+    if output.status.code() == Some(3) {
+        println!("skipped: this machine is too busy to measure on: {} rounds left out", report["unfit_round_count"]);
+    } else {
+        assert_eq!(median["answer"], "worse", "{median}");
+        assert!(number(median, "/difference") > 20_000.0, "{median}");
+    }
+    for (targets, flags, expected) in [
+        ([&*fast, &slow], "--rounds 3", "--rounds 3: fewer than 8"),
+        ([&fast, &slow], "-- --find-max --slo p50<1ms", "flags after `--`: --find-max belongs to a single run"),
+        ([&fast, &slow], "-- --rat 5", "flags after `--`: unexpected argument '--rat' found"),
+        ([&fast, "http://127.0.0.1:1/"], "", "http://127.0.0.1:1/: cannot connect to 127.0.0.1:1"),
+    ] {
+        let output = compare(targets, flags);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.starts_with(&format!("torus-load: {expected}")), "{flags}: {error}");
+        assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{flags}: {error}");
+    }
+}
+
+#[test]
 fn every_form_of_the_report_is_written() {
     let target = server(|_, _| Duration::from_millis(1));
     let folder = tempfile::tempdir().unwrap();
@@ -240,7 +271,7 @@ fn bad_input_is_told_in_a_line() {
         (vec!["http://127.0.0.1:1/"], "cannot connect to 127.0.0.1:1: Connection refused"),
         (vec!["http://127.0.0.1:1/", "--plan", &name], &*unwritable),
         (vec!["http://no-such-host.invalid/"], "cannot resolve `no-such-host.invalid`"),
-        (vec!["https://127.0.0.1/"], "`https://127.0.0.1/`: this version"),
+        (vec!["gopher://127.0.0.1/"], "`gopher://127.0.0.1/`: torus-load run speaks HTTP alone"),
         (vec!["http://127.0.0.1:1/", "-c", "0"], "--connections must be at least 1"),
         (vec!["http://127.0.0.1:1/", "-c", "100000000"], "100000000 connections need"),
         (vec!["http://127.0.0.1:1/", "-H", "bad"], "--header `bad` is no field"),

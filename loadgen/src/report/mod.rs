@@ -58,7 +58,12 @@ pub struct Report {
 pub struct LoadSection {
     /// `open` or `closed`.
     pub model: &'static str,
+    /// `HTTP/1.1`, `HTTP/2` or `gRPC`.
+    pub protocol: &'static str,
+    pub tls: bool,
     pub connections: usize,
+    /// Requests that a connection may have in flight.
+    pub streams: usize,
     pub requests_per_connection: Option<u64>,
     pub threads: usize,
     pub pinned_cores: Vec<usize>,
@@ -115,6 +120,7 @@ pub struct Distribution {
 #[derive(Clone, Debug, Serialize)]
 pub struct Phases {
     pub connect: Distribution,
+    pub tls: Distribution,
     pub first_byte: Distribution,
     pub body: Distribution,
 }
@@ -222,7 +228,7 @@ impl Report {
             service_mean: record.service.mean(),
             service_min: record.service.min(),
             worker_shares: workers.iter().map(|worker| worker.cpu - worker.spun).collect(),
-            connections: setup.connections as u64,
+            connections: setup.connections.saturating_mul(setup.streams) as u64,
             in_flight: little.in_flight,
             in_flight_by_little: little.rate_times_service,
         });
@@ -248,7 +254,10 @@ impl Report {
             target: setup.target.url.clone(),
             load: LoadSection {
                 model: if asked.is_some() { "open" } else { "closed" },
+                protocol: setup.protocol.words(),
+                tls: setup.tls.is_some(),
                 connections: setup.connections,
+                streams: setup.streams,
                 requests_per_connection: setup.requests_per_connection,
                 threads: setup.threads,
                 pinned_cores: setup.cores.clone(),
@@ -286,6 +295,7 @@ impl Report {
             release_error: Distribution::of(&record.release),
             phases: Phases {
                 connect: Distribution::of(&record.connect),
+                tls: Distribution::of(&record.tls),
                 first_byte: Distribution::of(&record.first_byte),
                 body: Distribution::of(&record.body),
             },

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Distribution, PERCENTILES, Report};
+use super::{Distribution, PERCENTILES, Phases, Report};
 use crate::quantity::nanoseconds;
 use crate::run::find::Found;
 
@@ -66,10 +66,13 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     let seconds = load.measured as f64 / 1e9;
     writeln!(
         out,
-        "{}  {} loop, {seconds:.1} s, {} connections, {} threads{}",
+        "{}  {}{}, {} loop, {seconds:.1} s, {} connections{}, {} threads{}",
         report.target,
+        load.protocol,
+        if load.tls { " over TLS" } else { "" },
         load.model,
         load.connections,
+        if load.streams > 1 { format!(" of {} streams", load.streams) } else { String::new() },
         load.threads,
         if load.spin { ", spinning" } else { "" }
     )?;
@@ -132,8 +135,8 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         }
     )?;
     writeln!(out)?;
-    let phases = &report.phases;
-    for (name, phase) in [("connect", &phases.connect), ("first byte", &phases.first_byte), ("body", &phases.body)] {
+    let Phases { connect, tls, first_byte, body } = &report.phases;
+    for (name, phase) in [("connect", connect), ("TLS", tls), ("first byte", first_byte), ("body", body)] {
         if phase.count > 0 {
             writeln!(
                 out,

@@ -4,6 +4,7 @@
 
 pub mod execute;
 pub mod find;
+pub mod request;
 pub mod search;
 pub mod setup;
 pub mod target;
@@ -47,10 +48,7 @@ pub fn run(options: &Options) -> Result<ExitCode, RunError> {
             eprintln!("note: {finding}");
         }
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(RunError::Signal)?;
-    }
+    let stop = stop_flag()?;
     let report = if options.find_max {
         find::find(&setup, options, &stop)?
     } else {
@@ -59,6 +57,15 @@ pub fn run(options: &Options) -> Result<ExitCode, RunError> {
     };
     write(options, &report)?;
     Ok(exit_code(&report))
+}
+
+/// A flag that Ctrl-C and SIGTERM set.
+pub fn stop_flag() -> Result<Arc<AtomicBool>, RunError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(RunError::Signal)?;
+    }
+    Ok(stop)
 }
 
 fn exit_code(report: &Report) -> ExitCode {

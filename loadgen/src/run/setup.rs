@@ -9,14 +9,16 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::execute::Point;
+use super::request::{self, Protocol};
 use super::target::{Target, TargetError};
 use super::watch::{Watch, WatchError};
 use crate::plan::parse::{self, BadPlan};
 use crate::plan::{Phase, Plan, Shape};
 use crate::quantity;
 use crate::slo::Objective;
-use crate::worker::Load;
+use crate::tls::{Tls, TlsError, TlsOptions};
 use crate::worker::reply::Checks;
+use crate::worker::{Load, Request};
 
 /// Descriptors beside the connections: timers, rings, files of the report.
 const SPARE_DESCRIPTORS: u64 = 64;
@@ -24,7 +26,7 @@ const SPARE_DESCRIPTORS: u64 = 64;
 /// Flags of `torus-load run`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Where to send: `http://HOST[:PORT][/PATH]`.
+    /// Where to send: `http://HOST[:PORT][/PATH]`, or `https://`.
     pub target: String,
     /// Requests a second, all workers together: 500, 2.5k, 1M.
     #[arg(short, long, value_parser = quantity::rate, default_value = "1000", value_name = "RATE",
@@ -57,6 +59,17 @@ pub struct Options {
     /// Connections, all workers together; a request that finds them all busy waits, and the wait counts.
     #[arg(short, long, default_value_t = 64, value_name = "N")]
     pub connections: usize,
+    /// Version of HTTP: what a TLS server chooses of both, and 1.1 without TLS, unless told.
+    #[arg(long, value_enum, default_value_t = Version::Auto, value_name = "VERSION")]
+    pub http: Version,
+    /// Requests that an HTTP/2 connection may have in flight; what the server allows less waits in the connection.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub streams: usize,
+    /// Call a gRPC method: the path is /PACKAGE.SERVICE/METHOD, the body one message, and success what the reply's status says.
+    #[arg(long)]
+    pub grpc: bool,
+    #[command(flatten)]
+    pub tls: TlsOptions,
     /// Requests that a connection carries before it is closed; 1 opens one for each request.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub requests_per_connection: Option<u64>,
@@ -122,6 +135,16 @@ pub struct Options {
     pub quiet: bool,
 }
 
+/// Which version of HTTP.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Auto,
+    #[value(name = "1.1")]
+    Http1,
+    #[value(name = "2")]
+    Http2,
+}
+
 /// How arrivals are spaced.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrivals {
@@ -134,9 +157,13 @@ pub enum Arrivals {
 pub struct Setup {
     pub target: Target,
     pub method: String,
-    pub request: Arc<Vec<u8>>,
+    pub protocol: Protocol,
+    pub tls: Option<Tls>,
+    pub request: Request,
     pub checks: Arc<Checks>,
     pub connections: usize,
+    /// Requests that each connection may have in flight.
+    pub streams: usize,
     pub requests_per_connection: Option<u64>,
     pub threads: usize,
     /// Cores that the workers are pinned to; none when there are fewer than workers.
@@ -154,6 +181,8 @@ pub enum SetupError {
     #[error(transparent)]
     Target(#[from] TargetError),
     #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
     Watch(#[from] WatchError),
     #[error("{path}: {source}")]
     File { path: String, source: io::Error },
@@ -165,6 +194,16 @@ pub enum SetupError {
     Field { flag: &'static str, text: String },
     #[error("--method `{0}` is no method; try: GET, POST")]
     Method(String),
+    #[error("--header `{0}`: HTTP/2 has no such field (RFC 9113 section 8.2.2); leave it out")]
+    ConnectionField(String),
+    #[error("the target `{0}` cannot be asked with HTTP/2")]
+    Uri(String),
+    #[error("--grpc needs HTTP/2; leave out --http 1.1")]
+    GrpcVersion,
+    #[error("{0} does not speak HTTP/2: it did not choose it when it was offered; try: --http 1.1")]
+    NoHttp2(String),
+    #[error("--{0} is there for https:// targets alone")]
+    NoTls(&'static str),
     #[error("--{0} must be at least 1")]
     Zero(&'static str),
     #[error("--{0} must be longer than nothing")]
@@ -178,7 +217,9 @@ pub enum SetupError {
 impl Setup {
     /// Checks `options`, resolves the target and tries a connection.
     pub fn new(options: &Options) -> Result<Setup, SetupError> {
-        for (flag, value) in [("connections", options.connections), ("threads", options.threads)] {
+        for (flag, value) in
+            [("connections", options.connections), ("threads", options.threads), ("streams", options.streams)]
+        {
             if value == 0 {
                 return Err(SetupError::Zero(flag));
             }
@@ -197,7 +238,15 @@ impl Setup {
             watch.usage()?;
         }
         let target = Target::parse(&options.target)?;
-        let request = request(options, &target)?;
+        let offered = offered(options)?;
+        let parts = request::Parts::new(options, &target)?;
+        if !target.is_tls {
+            let flags = [("cacert", options.tls.cacert.is_some()), ("cert", options.tls.cert.is_some())];
+            if let Some((flag, _)) = flags.iter().find(|(_, is_given)| *is_given) {
+                return Err(SetupError::NoTls(flag));
+            }
+        }
+        let tls = if target.is_tls { Some(Tls::new(&options.tls, &target.host, offered)?) } else { None };
         let fields = options.expect_header.iter().map(|text| {
             let (name, value) = text.split_once(':').map_or((text.as_str(), None), |(name, value)| (name, Some(value)));
             (name.trim().to_ascii_lowercase(), value.map(|value| value.trim().to_owned()))
@@ -209,6 +258,26 @@ impl Setup {
         };
         descriptors(options.connections)?;
         let target = target.probe(options.timeout)?;
+        let chosen = tls.as_ref().map(|tls| target.shake_hands(tls, options.timeout)).transpose()?.flatten();
+        let is_http2 = match (options.grpc, options.http) {
+            (true, _) | (_, Version::Http2) => true,
+            (_, Version::Http1) => false,
+            (_, Version::Auto) => chosen.as_deref() == Some(b"h2"),
+        };
+        if is_http2 && tls.is_some() && chosen.as_deref() != Some(b"h2") {
+            return Err(SetupError::NoHttp2(target.authority));
+        }
+        let protocol = match (options.grpc, is_http2) {
+            (true, _) => Protocol::Grpc,
+            (_, true) => Protocol::Http2,
+            _ => Protocol::Http1,
+        };
+        let tls = tls.map(|tls| tls.offering(if is_http2 { b"h2" } else { b"http/1.1" }));
+        let request = if is_http2 {
+            Request::Message(Arc::new(parts.http2(options.grpc)?))
+        } else {
+            Request::Bytes(Arc::new(parts.http1()))
+        };
         let threads = options.threads.min(options.connections);
         let allowed = core_affinity::get_core_ids().unwrap_or_default();
         let cores =
@@ -216,9 +285,12 @@ impl Setup {
         Ok(Setup {
             target,
             method: options.method.clone(),
-            request: Arc::new(request),
+            protocol,
+            tls,
+            request,
             checks: Arc::new(checks),
             connections: options.connections,
+            streams: if is_http2 { options.streams } else { 1 },
             requests_per_connection: options.requests_per_connection,
             threads,
             cores,
@@ -248,6 +320,16 @@ impl Setup {
             quantity::nanoseconds(point.percentile(99.0)),
             quantity::nanoseconds(point.percentile(100.0)),
         );
+    }
+}
+
+/// What a TLS server may choose of.
+fn offered(options: &Options) -> Result<&'static [&'static [u8]], SetupError> {
+    match (options.grpc, options.http) {
+        (true, Version::Http1) => Err(SetupError::GrpcVersion),
+        (true, _) | (_, Version::Http2) => Ok(&[b"h2"]),
+        (_, Version::Http1) => Ok(&[b"http/1.1"]),
+        (_, Version::Auto) => Ok(&[b"h2", b"http/1.1"]),
     }
 }
 
@@ -283,44 +365,6 @@ pub fn load(options: &Options) -> Result<Load, SetupError> {
         Plan { phases, seed: options.seed }
     };
     Ok(Load::Open(Arc::new(plan.with_warm_up(warm_up))))
-}
-
-/// The request as it goes on the wire.
-fn request(options: &Options, target: &Target) -> Result<Vec<u8>, SetupError> {
-    let token = |text: &str| {
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-    };
-    if !token(&options.method) {
-        return Err(SetupError::Method(options.method.clone()));
-    }
-    let body = match (&options.body, &options.body_file) {
-        (Some(text), _) => text.clone().into_bytes(),
-        (None, Some(path)) => {
-            fs::read(path).map_err(|source| SetupError::File { path: path.display().to_string(), source })?
-        }
-        (None, None) => Vec::new(),
-    };
-    let mut head = format!("{} {} HTTP/1.1\r\n", options.method, target.path);
-    let mut has_host = false;
-    for text in &options.header {
-        let bad = || SetupError::Field { flag: "header", text: text.clone() };
-        let (name, value) = text.split_once(':').ok_or_else(bad)?;
-        if !token(name) || value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
-            return Err(bad());
-        }
-        has_host |= name.eq_ignore_ascii_case("host");
-        head.push_str(&format!("{name}: {}\r\n", value.trim()));
-    }
-    if !has_host {
-        head.push_str(&format!("host: {}\r\n", target.authority));
-    }
-    if !body.is_empty() || !matches!(&*options.method, "GET" | "HEAD" | "OPTIONS" | "DELETE") {
-        head.push_str(&format!("content-length: {}\r\n", body.len()));
-    }
-    head.push_str("\r\n");
-    let mut request = head.into_bytes();
-    request.extend_from_slice(&body);
-    Ok(request)
 }
 
 /// Sees that so many connections may be open, and raises the soft limit where it must.

@@ -1,9 +1,13 @@
-//! Where requests go: `http://HOST[:PORT][/PATH]`.
+//! Where requests go: `http://HOST[:PORT][/PATH]`, or `https://`.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ClientConnection;
+
+use crate::tls::Tls;
 
 /// A target that can be asked.
 #[derive(Clone, Debug)]
@@ -11,6 +15,9 @@ pub struct Target {
     pub url: String,
     /// As the Host field says it.
     pub authority: String,
+    /// The host alone.
+    pub host: String,
+    pub is_tls: bool,
     /// Path and query.
     pub path: String,
     pub addresses: Arc<[SocketAddr]>,
@@ -21,7 +28,7 @@ pub struct Target {
 pub enum TargetError {
     #[error("`{0}` is no target; try: http://127.0.0.1:8081/path")]
     NoUrl(String),
-    #[error("`{0}`: this version of torus-load run speaks HTTP/1.1 without TLS; try: an http:// target")]
+    #[error("`{0}`: torus-load run speaks HTTP alone; try: an http:// or https:// target")]
     Scheme(String),
     #[error("the target `{0}` holds a space or a control character; write it percent-encoded, as %20")]
     Characters(String),
@@ -31,6 +38,8 @@ pub enum TargetError {
     NoAddress(String),
     #[error("cannot connect to {authority}: {source}; is the target up? try: torus-load serve --listen {address}")]
     Unreachable { authority: String, address: SocketAddr, source: io::Error },
+    #[error("TLS with {authority} fails: {reason}; see --cacert, --server-name, --cert, --insecure")]
+    Handshake { authority: String, reason: String },
 }
 
 impl Target {
@@ -39,9 +48,11 @@ impl Target {
     /// Errors: no URL, a scheme that is not spoken, or a name that does not resolve.
     pub fn parse(url: &str) -> Result<Target, TargetError> {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| TargetError::NoUrl(url.to_owned()))?;
-        if scheme != "http" {
-            return Err(TargetError::Scheme(url.to_owned()));
-        }
+        let (is_tls, port) = match scheme {
+            "http" => (false, 80),
+            "https" => (true, 443),
+            _ => return Err(TargetError::Scheme(url.to_owned())),
+        };
         if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(TargetError::Characters(url.to_owned()));
         }
@@ -53,7 +64,7 @@ impl Target {
             return Err(TargetError::NoUrl(url.to_owned()));
         }
         let after_host = authority.rsplit(']').next().unwrap_or_default();
-        let with_port = if after_host.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+        let with_port = if after_host.contains(':') { authority.to_owned() } else { format!("{authority}:{port}") };
         let resolved = with_port.to_socket_addrs();
         let resolved = resolved.map_err(|source| TargetError::Resolve { authority: authority.to_owned(), source })?;
         // A name such as localhost may have addresses of both families where the target listens on one.
@@ -62,7 +73,10 @@ impl Target {
         if addresses.is_empty() {
             return Err(TargetError::NoAddress(authority.to_owned()));
         }
-        Ok(Target { url: url.to_owned(), authority: authority.to_owned(), path, addresses: addresses.into() })
+        let host = with_port.rsplit_once(':').map_or(authority, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let (url, authority) = (url.to_owned(), authority.to_owned());
+        Ok(Target { url, authority, host, is_tls, path, addresses: addresses.into() })
     }
 
     /// Tries a connection to each address; those that refuse are dropped while one accepts.
@@ -83,6 +97,32 @@ impl Target {
         self.addresses = reachable.into();
         Ok(self)
     }
+
+    /// Shakes hands once: the protocol that the server chose.
+    ///
+    /// Errors: the certificate is not believed, or the peer does not speak TLS.
+    pub fn shake_hands(&self, tls: &Tls, timeout: Duration) -> Result<Option<Vec<u8>>, TargetError> {
+        let fail = |reason: String| TargetError::Handshake { authority: self.authority.clone(), reason };
+        let address = self.addresses.first().ok_or_else(|| TargetError::NoAddress(self.authority.clone()))?;
+        let handshake = || -> io::Result<Option<Vec<u8>>> {
+            let mut stream = TcpStream::connect_timeout(address, timeout)?;
+            stream.set_read_timeout(Some(timeout))?;
+            stream.set_write_timeout(Some(timeout))?;
+            let config = Arc::clone(&tls.config);
+            let mut session = ClientConnection::new(config, tls.name.clone()).map_err(io::Error::other)?;
+            while session.is_handshaking() {
+                if session.complete_io(&mut stream)? == (0, 0) {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            Ok(session.alpn_protocol().map(<[u8]>::to_vec))
+        };
+        handshake().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => fail("the peer does not answer".to_owned()),
+            io::ErrorKind::UnexpectedEof => fail("the peer closed the connection".to_owned()),
+            _ => fail(error.to_string()),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +137,7 @@ mod tests {
             ("http://127.0.0.1:1/a?b=c#d", "127.0.0.1:1", "/a?b=c", 1),
             ("http://127.0.0.1?x", "127.0.0.1", "/?x", 80),
             ("http://[::1]/x", "[::1]", "/x", 80),
+            ("https://[::1]/x", "[::1]", "/x", 443),
         ] {
             let target = Target::parse(url).unwrap();
             assert_eq!((&*target.authority, &*target.path), (authority, path), "{url}");
@@ -108,7 +149,7 @@ mod tests {
     fn bad_targets_are_told() {
         for (url, expected) in [
             ("localhost:80", "`localhost:80` is no target"),
-            ("gopher://x/", "`gopher://x/`: this version"),
+            ("gopher://x/", "`gopher://x/`: torus-load run speaks HTTP alone"),
             ("http:///x", "`http:///x` is no target"),
             ("http://127.0.0.1/a b", "the target `http://127.0.0.1/a b` holds a space"),
             ("http://127.0.0.1:99999/", "cannot resolve `127.0.0.1:99999`"),

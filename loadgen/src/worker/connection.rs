@@ -1,13 +1,10 @@
 //! One HTTP/1.1 connection of the pool: takes a request, writes it, reads the reply to its last byte.
 
 use std::rc::Rc;
-use std::time::Instant;
-
-use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
-use monoio::net::TcpStream;
 
 use super::core::{Core, Job};
 use super::reply::{Outcome, Progress, Reader};
+use super::stream::Stream;
 use crate::record::Cause;
 
 /// Bytes asked of the socket at once.
@@ -46,7 +43,7 @@ pub(super) async fn run(core: Rc<Core>, index: usize, request: Rc<Vec<u8>>) {
 struct Connection<'c> {
     core: &'c Core,
     index: usize,
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     /// Requests that the connection has carried.
     used: u64,
     reader: Reader,
@@ -59,16 +56,7 @@ impl Connection<'_> {
     async fn open(&mut self) -> Result<(), Cause> {
         let core = self.core;
         let slot = core.slots.get(self.index).ok_or(Cause::Connect)?;
-        let count = core.config.addresses.len().max(1);
-        let address = core.config.addresses.get(self.index % count).ok_or(Cause::Connect)?;
-        let before = Instant::now();
-        slot.timed_out.set(false);
-        let stream = slot.in_time(TcpStream::connect_addr(*address)).await.ok_or(Cause::Timeout)?;
-        let stream = stream.map_err(|_| Cause::Connect)?;
-        let _ = stream.set_nodelay(true);
-        let mut record = core.record.borrow_mut();
-        record.counts.connections += 1;
-        record.connect.record(before.elapsed().as_nanos() as u64);
+        let stream = Stream::open(core, slot, self.index).await?;
         self.reader = Reader::new(core.config.head_request);
         self.stream = Some(stream);
         self.used = 0;
@@ -127,7 +115,7 @@ impl Connection<'_> {
         let timed_out = Failure::Cause(Cause::Timeout);
         let stale_or = |cause, used: u64| if used > 0 { Failure::Stale } else { Failure::Cause(cause) };
         let stream = self.stream.as_mut().ok_or(Failure::Cause(Cause::Connect))?;
-        let (sent, _) = slot.in_time(stream.write_all(Rc::clone(&self.request))).await.ok_or(timed_out)?;
+        let sent = slot.in_time(stream.write_all(Rc::clone(&self.request))).await.ok_or(timed_out)?;
         if sent.is_err() {
             return Err(stale_or(Cause::Write, self.used));
         }

@@ -98,7 +98,7 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(config: Config) -> Core {
-        let connections = config.connections;
+        let connections = config.connections.saturating_mul(config.streams);
         Core {
             config,
             start: Cell::new(Instant::now()),

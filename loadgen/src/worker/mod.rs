@@ -2,7 +2,9 @@
 
 mod connection;
 mod core;
+pub mod http2;
 pub mod reply;
+mod stream;
 mod timer;
 
 use std::cell::Cell;
@@ -22,6 +24,7 @@ use self::reply::Checks;
 use self::timer::Timer;
 use crate::plan::{Plan, Schedule};
 use crate::record::{Counts, Record};
+use crate::tls::Tls;
 
 /// How long the pacer sleeps at most before it looks whether the run was stopped.
 const SLEEP_MAX: Duration = Duration::from_millis(50);
@@ -65,12 +68,14 @@ pub struct Config {
     pub core: Option<usize>,
     pub load: Load,
     pub addresses: Arc<[SocketAddr]>,
-    /// The request as it goes on the wire.
-    pub request: Arc<Vec<u8>>,
+    pub tls: Option<Tls>,
+    pub request: Request,
     pub head_request: bool,
     pub checks: Arc<Checks>,
     /// Connections of this worker.
     pub connections: usize,
+    /// Requests that each of them may have in flight.
+    pub streams: usize,
     pub requests_per_connection: Option<u64>,
     /// In nanoseconds.
     pub timeout: u64,
@@ -82,6 +87,15 @@ pub struct Config {
     pub start: Arc<OnceLock<Instant>>,
     pub barrier: Arc<Barrier>,
     pub updates: Sender<Update>,
+}
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// HTTP/1.1, as it goes on the wire.
+    Bytes(Arc<Vec<u8>>),
+    /// HTTP/2.
+    Message(Arc<http2::Message>),
 }
 
 /// What a worker tells each second.
@@ -136,9 +150,21 @@ async fn drive(config: Config) -> io::Result<Finished> {
     let spun = Rc::new(Cell::new(0));
     let timers = Timer::new(&spun).and_then(|pacer| Ok((pacer, Timer::new(&spun)?)));
     let core = Rc::new(Core::new(config));
-    let request = Rc::new(core.config.request.to_vec());
-    for index in 0..core.slots.len() {
-        monoio::spawn(connection::run(Rc::clone(&core), index, Rc::clone(&request)));
+    match core.config.request.clone() {
+        Request::Bytes(request) => {
+            let request = Rc::new(request.to_vec());
+            for index in 0..core.slots.len() {
+                monoio::spawn(connection::run(Rc::clone(&core), index, Rc::clone(&request)));
+            }
+        }
+        Request::Message(message) => {
+            let message = Rc::new(http2::Message::clone(&message));
+            let shared: Vec<_> = (0..core.config.connections).map(|index| Rc::new(http2::Shared::new(index))).collect();
+            // Neighbours in the queue of free streams are streams of different connections.
+            for (index, shared) in (0..core.slots.len()).zip(shared.iter().cycle()) {
+                monoio::spawn(http2::run(Rc::clone(&core), index, Rc::clone(shared), Rc::clone(&message)));
+            }
+        }
     }
     let (mut timer, sweep_timer) = match timers {
         Ok(timers) => timers,

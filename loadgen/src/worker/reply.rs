@@ -9,7 +9,7 @@ const FIELDS_MAX: usize = 128;
 /// Longest line of a chunk's size, in bytes.
 const CHUNK_LINE_MAX: usize = 4096;
 /// Bytes of a body that are kept when it is to be checked.
-const KEPT_MAX: usize = 4 << 20;
+pub(super) const KEPT_MAX: usize = 4 << 20;
 
 /// What a reply must be to count as a success.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,17 @@ pub struct Checks {
     pub fields: Vec<(String, Option<String>)>,
     /// Text that the body must hold.
     pub body: Option<Vec<u8>>,
+}
+
+impl Checks {
+    pub(super) fn expects(&self, status: u16) -> bool {
+        if self.statuses.is_empty() { status < 400 } else { self.statuses.contains(&status) }
+    }
+
+    /// Whether `body` holds the text that it must.
+    pub(super) fn is_in(&self, body: &[u8]) -> bool {
+        self.body.as_ref().is_none_or(|text| text.is_empty() || body.windows(text.len()).any(|window| window == text))
+    }
 }
 
 /// How far a reply has come.
@@ -119,13 +130,10 @@ impl Reader {
     }
 
     fn end(&mut self, checks: &Checks) -> Outcome {
-        if let Some(text) = &checks.body {
-            let found = text.is_empty() || self.kept.windows(text.len()).any(|window| window == text.as_slice());
-            if !found {
-                self.outcome.failed.get_or_insert(Cause::Body);
-            }
-            self.kept.clear();
+        if !checks.is_in(&self.kept) {
+            self.outcome.failed.get_or_insert(Cause::Body);
         }
+        self.kept.clear();
         self.state = State::Head;
         self.pending.clear();
         self.outcome
@@ -172,7 +180,7 @@ impl Reader {
                 };
             }
         }
-        let expected = if checks.statuses.is_empty() { status < 400 } else { checks.statuses.contains(&status) };
+        let expected = checks.expects(status);
         let missing = checks.fields.iter().any(|(name, value)| {
             !response.headers.iter().any(|field| {
                 field.name.eq_ignore_ascii_case(name)

@@ -1,0 +1,130 @@
+//! What is asked, from the flags: the same request for each version of HTTP.
+
+use std::fs;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::setup::{Options, SetupError};
+use super::target::Target;
+use crate::worker::http2::Message;
+
+/// What connections speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+    Grpc,
+}
+
+impl Protocol {
+    pub fn words(self) -> &'static str {
+        match self {
+            Protocol::Http1 => "HTTP/1.1",
+            Protocol::Http2 => "HTTP/2",
+            Protocol::Grpc => "gRPC",
+        }
+    }
+}
+
+/// A request whose parts have been checked.
+pub struct Parts {
+    method: String,
+    scheme: &'static str,
+    authority: String,
+    path: String,
+    /// Without Host, which is the authority.
+    fields: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Parts {
+    /// The request that `options` ask for.
+    ///
+    /// Errors: no method, no field, or a file that cannot be read.
+    pub fn new(options: &Options, target: &Target) -> Result<Parts, SetupError> {
+        if !is_token(&options.method) {
+            return Err(SetupError::Method(options.method.clone()));
+        }
+        let body = match (&options.body, &options.body_file) {
+            (Some(text), _) => text.clone().into_bytes(),
+            (None, Some(path)) => {
+                fs::read(path).map_err(|source| SetupError::File { path: path.display().to_string(), source })?
+            }
+            (None, None) => Vec::new(),
+        };
+        let mut authority = target.authority.clone();
+        let mut fields = Vec::new();
+        for text in &options.header {
+            let bad = || SetupError::Field { flag: "header", text: text.clone() };
+            let (name, value) = text.split_once(':').ok_or_else(bad)?;
+            if !is_token(name) || value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
+                return Err(bad());
+            }
+            let value = value.trim().to_owned();
+            if name.eq_ignore_ascii_case("host") {
+                authority = value;
+            } else {
+                fields.push((name.to_owned(), value));
+            }
+        }
+        let (method, path) = (options.method.clone(), target.path.clone());
+        let scheme = if target.is_tls { "https" } else { "http" };
+        Ok(Parts { method, scheme, authority, path, fields, body })
+    }
+
+    fn has_length(&self) -> bool {
+        !self.body.is_empty() || !matches!(&*self.method, "GET" | "HEAD" | "OPTIONS" | "DELETE")
+    }
+
+    /// As HTTP/1.1 goes on the wire.
+    pub fn http1(&self) -> Vec<u8> {
+        let mut head = format!("{} {} HTTP/1.1\r\nhost: {}\r\n", self.method, self.path, self.authority);
+        for (name, value) in &self.fields {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if self.has_length() {
+            head.push_str(&format!("content-length: {}\r\n", self.body.len()));
+        }
+        head.push_str("\r\n");
+        let mut request = head.into_bytes();
+        request.extend_from_slice(&self.body);
+        request
+    }
+
+    /// As the HTTP/2 codec takes it; `is_grpc` where the body is one message of gRPC.
+    ///
+    /// Errors: a field that HTTP/2 forbids, or a host that is none.
+    pub fn http2(&self, is_grpc: bool) -> Result<Message, SetupError> {
+        const FORBIDDEN: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+        let uri = format!("{}://{}{}", self.scheme, self.authority, self.path);
+        let method = if is_grpc { "POST" } else { &*self.method };
+        let mut head = http::Request::builder().version(http::Version::HTTP_2).method(method).uri(&uri);
+        for (name, value) in &self.fields {
+            let lower = name.to_ascii_lowercase();
+            if FORBIDDEN.contains(&&*lower) {
+                return Err(SetupError::ConnectionField(format!("{name}: {value}")));
+            }
+            head = head.header(lower, value);
+        }
+        let body = if is_grpc {
+            head = head.header("content-type", "application/grpc").header("te", "trailers");
+            // Not compressed, then the length (gRPC over HTTP/2, Length-Prefixed-Message).
+            let mut message = BytesMut::with_capacity(self.body.len() + 5);
+            message.put_u8(0);
+            message.put_u32(u32::try_from(self.body.len()).unwrap_or(u32::MAX));
+            message.put_slice(&self.body);
+            message.freeze()
+        } else {
+            if self.has_length() {
+                head = head.header("content-length", self.body.len());
+            }
+            Bytes::from(self.body.clone())
+        };
+        let head = head.body(()).map_err(|_| SetupError::Uri(uri))?;
+        Ok(Message { head, body, grpc: is_grpc })
+    }
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
