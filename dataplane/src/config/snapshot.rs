@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::cluster::{Cluster, ClusterIndex};
 use crate::config::address::Address;
 use crate::downstream::HttpConnectionManager;
+use crate::downstream::tcp::TcpProxy;
 use crate::listener::chain_match::{ChainIndex, ChainMatcher};
 use crate::listener::filter::ListenerFilter;
 use crate::telemetry::counters::Stats;
@@ -169,6 +170,7 @@ impl FilterChain {
     pub fn http(&self) -> Option<&Arc<HttpConnectionManager>> {
         match &self.terminal {
             NetworkFilter::Http(manager) => Some(manager),
+            NetworkFilter::Tcp(_) | NetworkFilter::DirectResponse(_) => None,
         }
     }
 }
@@ -177,4 +179,8 @@ impl FilterChain {
 pub enum NetworkFilter {
     /// HTTP connection manager.
     Http(Arc<HttpConnectionManager>),
+    /// TCP proxy.
+    Tcp(Box<TcpProxy>),
+    /// These bytes, and then the end. Source: envoy.extensions.filters.network.direct_response.v3.Config.
+    DirectResponse(Arc<[u8]>),
 }

@@ -9,7 +9,7 @@ use torus_codec::Malformed;
 use torus_ring::Nanos;
 
 use super::ConnectionInfo;
-use crate::config::snapshot::{FilterChain, Listener};
+use crate::config::snapshot::{FilterChain, Listener, NetworkFilter};
 use crate::downstream::{CodecType, HttpConnectionManager};
 use crate::exchange::client::Client;
 use crate::exchange::client_stream::ClientStream;
@@ -52,6 +52,8 @@ pub enum Rest {
     Gone,
     /// It speaks HTTP/2.
     Http2,
+    /// Its chain does not read it as HTTP.
+    Raw,
 }
 
 /// What came of waiting for a head.
@@ -70,7 +72,7 @@ impl Connection {
             let snapshot = core.snapshot();
             let Some(listener) = snapshot.listeners.get(self.listener as usize) else { return Rest::Close };
             let Some(chain) = listener.chain(self.info.chain) else { return Rest::Close };
-            let Some(manager) = chain.http() else { return Rest::Close };
+            let Some(manager) = chain.http() else { return Rest::Raw };
             if self.client.socket.is_handshaking()
                 && let Some(rest) = self.handshake(core, listener, chain).await
             {
@@ -123,6 +125,27 @@ impl Connection {
             if !self.wait_until_sent(core, exchange, manager).await {
                 return Rest::Abort;
             }
+        }
+    }
+
+    /// Serves a connection that is not read as HTTP to its end.
+    pub async fn serve_raw(&mut self, core: &Rc<CoreState>) -> Rest {
+        let snapshot = core.snapshot();
+        let Some(listener) = snapshot.listeners.get(self.listener as usize).map(Arc::clone) else { return Rest::Close };
+        drop(snapshot);
+        let Some(chain) = listener.chain(self.info.chain) else { return Rest::Close };
+        if self.client.socket.is_handshaking()
+            && let Some(rest) = self.handshake(core, &listener, chain).await
+        {
+            return rest;
+        }
+        match &chain.terminal {
+            NetworkFilter::Tcp(proxy) => proxy.serve(core, self).await,
+            NetworkFilter::DirectResponse(bytes) => {
+                self.client.socket.write(Arc::clone(bytes));
+                Rest::Close
+            }
+            NetworkFilter::Http(_) => Rest::Close,
         }
     }
 

@@ -4,6 +4,7 @@ pub mod connection;
 pub mod edge;
 pub mod http2;
 pub mod request_id;
+pub mod tcp;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -57,6 +57,18 @@ stat_group! {
 }
 
 stat_group! {
+    /// `tcp.<stat_prefix>.`
+    TcpStat {
+        DownstreamCxNoRoute = Counter "downstream_cx_no_route",
+        DownstreamCxRxBytesTotal = Counter "downstream_cx_rx_bytes_total",
+        DownstreamCxTotal = Counter "downstream_cx_total",
+        DownstreamCxTxBytesTotal = Counter "downstream_cx_tx_bytes_total",
+        IdleTimeout = Counter "idle_timeout",
+        MaxDownstreamConnectionDuration = Counter "max_downstream_connection_duration",
+    }
+}
+
+stat_group! {
     /// `tls_inspector.`
     TlsInspectorStat {
         AlpnFound = Counter "alpn_found",

@@ -229,6 +229,15 @@ impl Pools {
         }
     }
 
+    /// A connection of its own to the chosen endpoint, for bytes that are not HTTP. It ends with its lease.
+    pub async fn acquire_whole(self: &Rc<Self>, chosen: &Chosen, priority: Priority) -> Result<Lease, AcquireError> {
+        let pending = PendingPermit::new(self, chosen.cluster, priority)?;
+        let counted = self.may_connect(chosen, priority)?.ok_or(AcquireError::PendingOverflow)?;
+        let upstream = self.connect(chosen, priority, counted, false).await?;
+        drop(pending);
+        self.attach(upstream, priority)
+    }
+
     async fn acquire_http1(self: &Rc<Self>, chosen: &Chosen, priority: Priority) -> Result<Lease, AcquireError> {
         // A request without an idle connection is pending, whether a connection is being opened for it or not.
         let mut pending: Option<PendingPermit> = None;

@@ -52,10 +52,11 @@ impl Connections {
     }
 
     /// Adds a connection that waits for its first request.
-    pub(super) fn insert_idle(&mut self, connection: Connection, now: Nanos, chain: &FilterChain) {
+    pub(super) fn insert_idle(&mut self, connection: Connection, now: Nanos, chain: &FilterChain) -> SlabKey {
         let key = self.slots.insert(Slot { connection: Some(connection), idle_since: now, is_unsent: false });
         self.expire(key, now, chain);
         self.park(key);
+        key
     }
 
     /// Adds a connection whose filter chain is not chosen yet; nothing was received of it.
@@ -314,7 +315,7 @@ pub(super) fn close_ended(core: &Rc<CoreState>, ended: EndedConnection, rest: Re
         manager.stats.increment(core.core, HttpStat::DownstreamCxDestroy);
         let by_whom = match rest {
             Rest::Gone => HttpStat::DownstreamCxDestroyRemote,
-            Rest::Idle | Rest::Close | Rest::Abort | Rest::Http2 => HttpStat::DownstreamCxDestroyLocal,
+            Rest::Idle | Rest::Close | Rest::Abort | Rest::Http2 | Rest::Raw => HttpStat::DownstreamCxDestroyLocal,
         };
         manager.stats.increment(core.core, by_whom);
         manager.stats.record(core.core, HttpStat::DownstreamCxLengthMs, length_ms);
@@ -322,7 +323,7 @@ pub(super) fn close_ended(core: &Rc<CoreState>, ended: EndedConnection, rest: Re
     let Some(socket) = ended.socket else { return };
     match rest {
         Rest::Abort => socket.abort(),
-        Rest::Close | Rest::Idle | Rest::Http2 => socket.close_gracefully(linger),
+        Rest::Close | Rest::Idle | Rest::Http2 | Rest::Raw => socket.close_gracefully(linger),
         Rest::Gone => drop(socket),
     }
 }

@@ -165,7 +165,11 @@ impl Worker {
         if let Some(connection) = connections::choose(&self.core, listener, connection, &facts)
             && let Some(chain) = listener.chain(connection.info.chain)
         {
-            self.connections.borrow_mut().insert_idle(connection, now, chain);
+            let key = self.connections.borrow_mut().insert_idle(connection, now, chain);
+            if chain.http().is_none() {
+                // The other side may speak first.
+                runner::run(self, Job::Connection(key));
+            }
         }
     }
 
@@ -260,9 +264,23 @@ impl Worker {
             self.core.ring.spawn(Rc::clone(self).serve_http2(key, connection));
             return;
         }
+        if rest == Rest::Raw {
+            self.core.ring.spawn(Rc::clone(self).serve_raw(key, connection));
+            return;
+        }
         self.connections.borrow_mut().remove(key);
         connections::close(&self.core, connection, rest);
         if is_leaving {
+            self.report();
+        }
+    }
+
+    /// Serves a connection that is not read as HTTP to its end.
+    async fn serve_raw(self: Rc<Self>, key: SlabKey, mut connection: Connection) {
+        let rest = connection.serve_raw(&self.core).await;
+        self.connections.borrow_mut().remove(key);
+        connections::close(&self.core, connection, rest);
+        if self.core.lifecycle.phase().is_leaving() {
             self.report();
         }
     }

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as proto;
+use envoy_types::pb::envoy::extensions::filters::network::direct_response;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy as TcpProxyProto;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 
 use super::context::type_name;
 use super::http_connection_manager::{self, is_http_connection_manager};
 use super::socket_option;
-use super::{ParseContext, address, chain_match, listener_filters};
+use super::{ParseContext, address, chain_match, listener_filters, tcp_proxy};
 use crate::config::address::Address;
 use crate::config::reject::Refused;
 use crate::config::snapshot::{FilterChain, ListenSocketOptions, Listener, NetworkFilter, TrafficDirection};
@@ -207,9 +209,10 @@ fn parse_chain(
     };
     let timeout = context.timeout("transport_socket_connect_timeout", &chain.transport_socket_connect_timeout, None);
     let [filter] = chain.filters.as_slice() else {
-        return Err(
-            context.reject("filters", format!("must be exactly one, {HTTP}; there are {}", chain.filters.len()))
-        );
+        return Err(context.reject(
+            "filters",
+            format!("must be exactly one, which serves the connection; there are {}", chain.filters.len()),
+        ));
     };
     let terminal = context.within_item("filters", 0, |context| terminal_filter(filter, listener_prefix, context))?;
     let handshake_timeout = timeout?.unwrap_or(HANDSHAKE_TIMEOUT);
@@ -248,14 +251,48 @@ fn terminal_filter(
         }
         None => return Err(context.reject("typed_config", "is required")),
     };
-    if !is_http_connection_manager(&packed.type_url) {
-        let name = type_name(&packed.type_url);
-        return Err(context.reject("typed_config", format!("network filter `{name}` is not there yet in this version")));
+    match type_name(&packed.type_url) {
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
+            let config: TcpProxyProto = context.unpack("typed_config", packed)?;
+            let proxy = context.within("typed_config", |context| tcp_proxy::parse(&config, context))?;
+            return Ok(NetworkFilter::Tcp(Box::new(proxy)));
+        }
+        "envoy.extensions.filters.network.direct_response.v3.Config" => {
+            let config: direct_response::v3::Config = context.unpack("typed_config", packed)?;
+            return context.within("typed_config", |context| direct_response(&config, context));
+        }
+        _ if is_http_connection_manager(&packed.type_url) => {}
+        name => {
+            let reason = format!("network filter `{name}` is not there yet in this version");
+            return Err(context.reject("typed_config", reason));
+        }
     }
     context.within("typed_config", |context| {
         let manager = http_connection_manager::parse(&packed.value, listener_prefix, context)?;
         Ok(NetworkFilter::Http(Arc::new(manager)))
     })
+}
+
+fn direct_response(config: &direct_response::v3::Config, context: &mut ParseContext) -> Result<NetworkFilter, Refused> {
+    use core::data_source::Specifier;
+    let bytes: &[u8] = match config.response.as_ref().and_then(|response| response.specifier.as_ref()) {
+        None => &[],
+        Some(Specifier::InlineString(text)) => text.as_bytes(),
+        Some(Specifier::InlineBytes(bytes)) => bytes,
+        Some(Specifier::Filename(path)) => {
+            return match std::fs::read(path) {
+                Ok(bytes) => Ok(NetworkFilter::DirectResponse(bytes.into())),
+                Err(error) => Err(context.reject("response.filename", format!("cannot read {path}: {error}"))),
+            };
+        }
+        Some(Specifier::EnvironmentVariable(name)) => {
+            return match std::env::var(name) {
+                Ok(text) => Ok(NetworkFilter::DirectResponse(text.into_bytes().into())),
+                Err(_) => Err(context.reject("response.environment_variable", format!("`{name}` is not set"))),
+            };
+        }
+    };
+    Ok(NetworkFilter::DirectResponse(bytes.into()))
 }
 
 /// What the kernel allows at most; Envoy asks for that too.
@@ -271,7 +308,6 @@ const LISTENER_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 /// Source: Listener.tcp_backlog_size, where the system does not say.
 const BACKLOG_FALLBACK: u32 = 128;
-const HTTP: &str = "`envoy.filters.network.http_connection_manager`";
 
 #[cfg(test)]
 mod tests;

@@ -14,5 +14,6 @@ pub mod node;
 pub mod overload;
 pub mod runtime;
 pub mod socket_option;
+pub mod tcp_proxy;
 
 pub use context::ParseContext;

@@ -93,17 +93,16 @@ fn what_is_wrong_is_named() {
     check(&with("name: a"), &["filter_chains: is required: no filter chain would take a connection"]);
     check(
         &chain("filters: []"),
-        &[
-            "filter_chains[0].filters: must be exactly one, `envoy.filters.network.http_connection_manager`; there are 0",
-        ],
+        &["filter_chains[0].filters: must be exactly one, which serves the connection; there are 0"],
     );
     check(&chain("filters: [{name: a}]"), &["filter_chains[0].filters[0].typed_config: is required"]);
     check(
         &chain(
-            "filters: [{name: a, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: a, cluster: b}}]",
+            "filters: [{name: a, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: a, cluster: b, max_connect_attempts: 0}}]",
         ),
         &[
-            "filter_chains[0].filters[0].typed_config: network filter `envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy` is not there yet in this version",
+            "filter_chains[0].filters[0].typed_config.cluster: unknown cluster `b`",
+            "filter_chains[0].filters[0].typed_config.max_connect_attempts: must be at least 1",
         ],
     );
     check(

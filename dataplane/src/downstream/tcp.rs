@@ -1,0 +1,217 @@
+//! A client's connection that is passed on as bytes: the TCP proxy.
+//!
+//! ```text
+//! TLS handshake, where the chain has TLS ─ cluster ─ endpoint ─ connected ─ bytes both ways ─ both sides ended ─ closed
+//!                                             └ refused or late: the next attempt, or closed
+//! ```
+//! Each side's end is passed on alone, so that a half-closed connection stays half-closed. A reset, or a TLS connection that was
+//! cut without a word, resets the other side: nobody takes what was cut for whole.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use torus_ring::Nanos;
+use xxhash_rust::xxh64::xxh64;
+
+use super::connection::{Connection, Rest};
+use crate::cluster::ClusterIndex;
+use crate::cluster::circuit_breaker::Priority;
+use crate::exchange::core_state::CoreState;
+use crate::telemetry::counters::Stats;
+use crate::telemetry::names::{ClusterStat, TcpStat};
+use crate::transport::Transport;
+use crate::upstream::{AcquireError, Lease, UpstreamStream};
+
+/// The TCP proxy, parsed. Source: envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.
+pub struct TcpProxy {
+    /// `tcp.<stat_prefix>.`
+    pub stats: Arc<Stats<TcpStat>>,
+    /// Where connections go; the last one takes what the weights before it leave. `None`: a cluster that is not there.
+    pub clusters: Vec<WeightedCluster>,
+    /// The sum of their weights.
+    pub weight_total: u64,
+    /// The client's address chooses the endpoint in clusters that hash.
+    pub hash_source_ip: bool,
+    /// No byte in either direction. 1 h.
+    pub idle_timeout: Option<Duration>,
+    /// Age of a connection.
+    pub duration_max: Option<Duration>,
+    /// Endpoints tried before a connection is given up.
+    pub connect_attempts_max: u32,
+}
+
+/// A share of the connections.
+pub struct WeightedCluster {
+    /// Where it goes.
+    pub cluster: Option<ClusterIndex>,
+    /// How large it is.
+    pub weight: u32,
+}
+
+impl TcpProxy {
+    /// The cluster for a connection that drew `draw`, which is below the sum of the weights.
+    fn cluster(&self, draw: u64) -> Option<ClusterIndex> {
+        let mut passed = 0;
+        let chosen = self.clusters.iter().find(|share| {
+            passed += u64::from(share.weight);
+            draw < passed
+        });
+        chosen?.cluster
+    }
+
+    /// Serves the connection to its end; what becomes of it.
+    pub async fn serve(&self, core: &Rc<CoreState>, connection: &mut Connection) -> Rest {
+        self.stats.increment(core.core, TcpStat::DownstreamCxTotal);
+        let rest = match self.connect(core, connection).await {
+            Some(mut lease) => match lease.stream() {
+                Some(UpstreamStream::Http1(upstream)) => {
+                    let rest = self.pass(core, connection, &mut upstream.socket).await;
+                    if rest == Rest::Gone {
+                        upstream.is_closed_by_peer = true;
+                    }
+                    rest
+                }
+                Some(UpstreamStream::Http2(_)) | None => Rest::Close,
+            },
+            None => Rest::Close,
+        };
+        let socket = &connection.client.socket;
+        self.stats.add(core.core, TcpStat::DownstreamCxRxBytesTotal, socket.bytes_received());
+        self.stats.add(core.core, TcpStat::DownstreamCxTxBytesTotal, socket.bytes_sent());
+        rest
+    }
+
+    /// A connection to an endpoint, after as many attempts as allowed.
+    async fn connect(&self, core: &Rc<CoreState>, connection: &Connection) -> Option<Lease> {
+        let draw = core.random.borrow_mut().below(self.weight_total.max(1));
+        let snapshot = core.snapshot();
+        let found = self.cluster(draw).and_then(|index| Some((index, Arc::clone(snapshot.cluster(index)?))));
+        drop(snapshot);
+        let Some((index, cluster)) = found else {
+            self.stats.increment(core.core, TcpStat::DownstreamCxNoRoute);
+            return None;
+        };
+        let client = connection.info.direct_remote.ip().filter(|_| self.hash_source_ip);
+        let hash = client.map(|address| xxh64(address.ip().to_string().as_bytes(), 0));
+        for _ in 0..self.connect_attempts_max {
+            let chosen = core.pools.choose(index, &cluster, hash, &Default::default(), &mut core.random.borrow_mut());
+            let Some(chosen) = chosen else {
+                cluster.stats.increment(core.core, ClusterStat::UpstreamCxNoneHealthy);
+                return None;
+            };
+            match core.pools.acquire_whole(&chosen, Priority::Default).await {
+                Ok(lease) => return Some(lease),
+                Err(AcquireError::Connect(error)) => {
+                    tracing::debug!(target: "connection", "{} was not reached: {error}", chosen.address);
+                }
+                Err(AcquireError::ConnectTimeout | AcquireError::HostGone) => {}
+                // A full breaker does not empty by asking again.
+                Err(AcquireError::PendingOverflow | AcquireError::RequestOverflow) => return None,
+            }
+        }
+        cluster.stats.increment(core.core, ClusterStat::UpstreamCxConnectAttemptsExceeded);
+        None
+    }
+
+    /// Passes bytes both ways until both sides have ended, or a limit is reached.
+    async fn pass(&self, core: &CoreState, connection: &mut Connection, upstream: &mut Transport) -> Rest {
+        let client = &mut connection.client.socket;
+        let (mut up, mut down) = (Direction::default(), Direction::default());
+        let mut last_byte = core.ring.now();
+        let ends_at = self.duration_max.map(|max| connection.opened_at + max);
+        let mut timer = core.ring.timer();
+        let due = |last_byte: Nanos| {
+            let idle = self.idle_timeout.map(|timeout| last_byte + timeout);
+            idle.into_iter().chain(ends_at).min()
+        };
+        let mut set_for = due(last_byte);
+        if let Some(at) = set_for {
+            timer.set(at);
+        }
+        poll_fn(|cx| {
+            let now = core.ring.now();
+            let before = (up.chunks, down.chunks);
+            let (sent, received) = (up.poll(client, upstream, cx), down.poll(upstream, client, cx));
+            if before != (up.chunks, down.chunks) {
+                last_byte = now;
+            }
+            match (sent, received) {
+                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(Rest::Abort),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Rest::Gone),
+                _ => {}
+            }
+            while set_for.is_some() && timer.poll_expired(cx).is_ready() {
+                if ends_at.is_some_and(|at| at <= now) {
+                    self.stats.increment(core.core, TcpStat::MaxDownstreamConnectionDuration);
+                    return Poll::Ready(Rest::Close);
+                }
+                set_for = due(last_byte);
+                match set_for {
+                    Some(at) if at > now => timer.set(at),
+                    _ => {
+                        self.stats.increment(core.core, TcpStat::IdleTimeout);
+                        return Poll::Ready(Rest::Close);
+                    }
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// The bytes of one side.
+#[derive(Default)]
+struct Direction {
+    chunks: u64,
+    has_ended: bool,
+}
+
+impl Direction {
+    /// Ready when `from` has ended and `to` was sent everything.
+    fn poll(&mut self, from: &mut Transport, to: &mut Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.has_ended {
+            ready!(to.poll_drained(cx, QUEUED_BYTES_MAX))?;
+            match ready!(from.poll_recv(cx))? {
+                Some(chunk) => {
+                    self.chunks += 1;
+                    to.write(chunk);
+                }
+                None => {
+                    self.has_ended = true;
+                    to.shutdown_write();
+                }
+            }
+        }
+        to.poll_drained(cx, 0)
+    }
+}
+
+/// Bytes that one side may be behind before the other is held back.
+const QUEUED_BYTES_MAX: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::registry::Registry;
+
+    #[test]
+    fn weights_share_the_connections() {
+        let share = |index, weight| WeightedCluster { cluster: Some(ClusterIndex(index)), weight };
+        let proxy = TcpProxy {
+            stats: Registry::new(1).group("tcp.a."),
+            clusters: vec![share(0, 1), share(1, 0), share(2, 3)],
+            weight_total: 4,
+            hash_source_ip: false,
+            idle_timeout: None,
+            duration_max: None,
+            connect_attempts_max: 1,
+        };
+        let drawn: Vec<_> = (0..5).map(|draw| proxy.cluster(draw).map(|index| index.0)).collect();
+        assert_eq!(drawn, [Some(0), Some(2), Some(2), Some(2), None]);
+    }
+}
