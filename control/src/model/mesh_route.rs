@@ -370,3 +370,62 @@ fn modify(into: &mut Headers, filter: &Filter, at: &str) -> Result<(), (String, 
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{Mesh, MeshOptions};
+    use crate::source::read;
+
+    fn build(rules: &str, more: &str) -> (Mesh, Vec<String>) {
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: a}}\nspec:\n  parentRefs: [{{group: '', kind: Service, name: web, namespace: b}}]\n  rules: [{rules}]\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: cart, namespace: b}}\nspec: {{ports: [{{port: 80, name: http}}]}}\n{more}"
+        );
+        let (mesh, findings) = Mesh::build(&read("a.yaml", &text).unwrap(), &MeshOptions::default());
+        (mesh, findings.into_iter().map(|finding| format!("{} {}", finding.code, finding.message)).collect())
+    }
+
+    #[test]
+    fn a_backend_elsewhere_needs_a_grant() {
+        let rules = "{backendRefs: [{name: cart, namespace: b, port: 80}]}";
+        let (mesh, found) = build(rules, "");
+        assert!(found.iter().any(|line| line.starts_with("IST0101 no ReferenceGrant in namespace b")), "{found:?}");
+        let route = &mesh.virtual_services[0].spec.http[0];
+        assert_eq!(route.direct_response.as_ref().map(|answer| answer.status), Some(500));
+        let grant = "---\napiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: b}\nspec:\n  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: a}]\n  to: [{group: '', kind: Service}]\n";
+        let (mesh, found) = build(rules, grant);
+        assert_eq!(found, Vec::<String>::new());
+        let config = &mesh.virtual_services[0];
+        assert_eq!(config.spec.hosts, ["web.b.svc.cluster.local"]);
+        assert_eq!(config.spec.export_to, ["."]);
+        assert_eq!(config.spec.http[0].route[0].destination.host, "cart.b.svc.cluster.local");
+    }
+
+    #[test]
+    fn the_more_specific_match_comes_first() {
+        let redirect = "filters: [{type: RequestRedirect, requestRedirect: {statusCode: 302}}]";
+        let path =
+            |kind: &str, value: &str| format!("{{matches: [{{path: {{type: {kind}, value: {value}}}}}], {redirect}}}");
+        let rules =
+            [path("PathPrefix", "/"), path("PathPrefix", "/a/"), path("Exact", "/b"), path("PathPrefix", "/long")];
+        let (mesh, _) = build(&rules.join(", "), "");
+        let order: Vec<String> = mesh.virtual_services[0]
+            .spec
+            .http
+            .iter()
+            .map(|route| route.matches[0].uri.clone().unwrap())
+            .map(|uri| uri.exact.or(uri.prefix).unwrap())
+            .collect();
+        assert_eq!(order, ["/b", "/long", "/a", "/"]);
+    }
+
+    #[test]
+    fn what_is_not_served_is_said() {
+        let (_, found) = build(
+            "{filters: [{type: ExtensionRef}]}",
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g}\nspec: {}\n",
+        );
+        for wanted in ["filters of type ExtensionRef are not served", "objects of kind GRPCRoute"] {
+            assert!(found.iter().any(|line| line.contains(wanted)), "{wanted}: {found:?}");
+        }
+    }
+}
