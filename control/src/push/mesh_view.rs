@@ -6,6 +6,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use prost::Message;
 use serde_json::{Value, json};
 use torus_xds::serving::{Resource, Wanted, url};
+use torus_xds::{MessageType, canonical};
 
 use super::hub::View;
 use crate::model::{Finding, Mesh, MeshOptions, Proxy, Severity};
@@ -108,11 +109,13 @@ impl View for MeshView {
             }
         };
         match type_url {
-            url::CLUSTER => encode(translate::clusters(&self.mesh, &proxy), wanted),
-            url::LISTENER => encode(translate::listeners(&self.mesh, &proxy), wanted),
-            url::ROUTES => encode(translate::routes(&self.mesh, &proxy), wanted),
-            url::ENDPOINTS => encode(translate::endpoints(&self.mesh, &proxy, names().as_ref()), wanted),
-            url::SECRET => encode(translate::secrets(&self.mesh, &proxy, &names().unwrap_or_default()), wanted),
+            url::CLUSTER => encode(translate::clusters(&self.mesh, &proxy), type_url, wanted),
+            url::LISTENER => encode(translate::listeners(&self.mesh, &proxy), type_url, wanted),
+            url::ROUTES => encode(translate::routes(&self.mesh, &proxy), type_url, wanted),
+            url::ENDPOINTS => encode(translate::endpoints(&self.mesh, &proxy, names().as_ref()), type_url, wanted),
+            url::SECRET => {
+                encode(translate::secrets(&self.mesh, &proxy, &names().unwrap_or_default()), type_url, wanted)
+            }
             _ => Vec::new(),
         }
     }
@@ -128,7 +131,69 @@ impl View for MeshView {
     }
 }
 
-fn encode<M: Message>(list: Vec<(String, M)>, wanted: &Wanted) -> Vec<Resource> {
+/// Encodes what is wanted. Equal messages become equal bytes, so that what did not change is not pushed again.
+fn encode<M: Message>(list: Vec<(String, M)>, type_url: &str, wanted: &Wanted) -> Vec<Resource> {
+    let message_type = MessageType::from_type_url(type_url);
     let list = list.into_iter().filter(|(name, _)| wanted.contains(name));
-    list.map(|(name, message)| Resource::new(name, message.encode_to_vec())).collect()
+    list.map(|(name, message)| {
+        let mut body = message.encode_to_vec();
+        if let Some(message_type) = message_type {
+            canonical::sort_maps(message_type, &mut body);
+        }
+        Resource::new(name, body)
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+
+    use super::*;
+    use crate::source::read;
+
+    const SHOP: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}, {name: tcp, port: 90}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: cart, namespace: shop}
+spec:
+  host: cart
+  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: cart, namespace: shop}
+spec:
+  hosts: [cart]
+  http:
+  - fault: {delay: {percentage: {value: 10}, fixedDelay: 1s}}
+    route: [{destination: {host: cart, subset: v1}, weight: 90}, {destination: {host: cart, subset: v2}, weight: 10}]
+";
+
+    #[test]
+    fn one_mesh_is_always_the_same_bytes() {
+        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let node = Node {
+            id: "sidecar~10.0.0.9~web.shop~shop.svc.cluster.local".to_owned(),
+            metadata: Some(Struct { fields: [("NAMESPACE".to_owned(), value("shop"))].into() }),
+            ..Node::default()
+        };
+        let objects = read("shop.yaml", SHOP).unwrap();
+        for type_url in [url::CLUSTER, url::LISTENER, url::ROUTES] {
+            let once = || {
+                let view = MeshView::build(&objects, Vec::new(), &MeshOptions::default());
+                view.resources(&node, type_url, &Wanted::All)
+            };
+            let first = once();
+            assert!(!first.is_empty(), "{type_url}");
+            for _ in 0..8 {
+                assert!(first == once(), "{type_url}: unchanged resources would be pushed again");
+            }
+        }
+    }
 }

@@ -12,6 +12,7 @@
 //! ```
 
 mod binary;
+pub mod canonical;
 pub mod diagnostic;
 pub mod document;
 pub mod json;

@@ -57,6 +57,11 @@ pub fn fields(message: &[u8]) -> Fields<'_> {
 }
 
 impl<'a> Fields<'a> {
+    /// What was not read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     fn field(&mut self) -> Result<(u32, Value<'a>), WireError> {
         let tag = read_varint(&mut self.rest)?;
         let number = tag >> 3;
