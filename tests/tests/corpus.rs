@@ -69,8 +69,11 @@ const KINDS: [(&str, &str, Parse); 5] = [
 ];
 
 /// Problems that Envoy 1.40 has too: "Only a single wildcard domain is permitted in route first-listener".
-const REFUSED_BY_ENVOY: [&str; 1] =
-    ["client-timeout.routes.yaml: virtual_hosts[1].domains[0]: another virtual host has the domain `*` already"];
+const REFUSED_BY_ENVOY: [&str; 2] = [
+    "client-timeout.routes.yaml: virtual_hosts[1].domains[0]: another virtual host has the domain `*` already",
+    "multiple-simple-tcp-route-same-port.listeners.yaml: filter_chains[1].filter_chain_match: has the same matching rules as \
+     `tcp-route-simple`, so a connection could go to either",
+];
 
 /// What became of the files of one folder.
 #[derive(Default)]
