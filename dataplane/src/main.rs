@@ -11,12 +11,12 @@ use torus_proxy::config::flags::{DrainStrategy, IoChoice, Mode, Options};
 use torus_proxy::config::ledger;
 use torus_proxy::config::lifecycle::{self, Lifecycle};
 use torus_proxy::config::publish;
-use torus_proxy::config::snapshot::Snapshot;
+use torus_proxy::config::snapshot::Listening;
 use torus_proxy::config::thread::ConfigThread;
 use torus_proxy::listener::socket;
 use torus_proxy::telemetry::program_log::{self, LogOptions};
 use torus_proxy::worker::connection_limit::ConnectionLimits;
-use torus_proxy::worker::thread::{self, WorkerPlan, WorkerSockets};
+use torus_proxy::worker::thread::{self, WorkerPlan};
 use torus_proxy::worker::watchdog::TurnAge;
 use torus_ring::{DriverChoice, Heartbeat, RingConfig};
 use torus_tune::setting::Profile;
@@ -82,19 +82,20 @@ fn serve(
     let lifecycle = Lifecycle::new(worker_count, options.drain_time, strategy);
     // The config thread says when clusters are ready to be served from.
     lifecycle.begin_warming();
-    let snapshot = Arc::new(loaded.snapshot);
-    let limits = ConnectionLimits::new(
-        loaded.connection_count_max,
-        snapshot.listeners.iter().map(|listener| listener.connection_count_max),
-    );
-    let sockets = open_sockets(&snapshot, worker_count)?;
+    let mut snapshot = loaded.snapshot;
+    for listener in &snapshot.listeners {
+        for sockets in socket::open(listener, worker_count)? {
+            snapshot.listening.push(Listening { listener: Arc::clone(listener), sockets: Arc::new(sockets) });
+        }
+    }
+    let snapshot = Arc::new(snapshot);
+    let limits = ConnectionLimits::new(loaded.connection_count_max);
     let (publisher, subscribers) = publish::channel(Arc::clone(&snapshot), worker_count);
     let mut workers = Vec::new();
-    for ((subscriber, sockets), place) in subscribers.into_iter().zip(sockets).zip(0usize..) {
+    for (subscriber, place) in subscribers.into_iter().zip(0usize..) {
         workers.push(thread::start(WorkerPlan {
             cpu: cpus.get(place % cpus.len().max(1)).copied(),
             ring: ring_config(options),
-            sockets,
             snapshot: Arc::clone(&snapshot),
             subscriber,
             lifecycle: Arc::clone(&lifecycle),
@@ -123,6 +124,7 @@ fn serve(
         admin_address_path: options.admin_address_path.clone().map(PathBuf::from),
         admin_access_logs,
         facts: Facts::new(options, worker_count, &loaded.node, driver, loaded.raw.into_bytes()),
+        discovery: loaded.discovery,
         turn_ages: workers.iter().map(|worker| turn_age(worker.heartbeat.clone())).collect(),
     }
     .run();
@@ -140,22 +142,6 @@ fn serve(
     }
     ended?;
     Ok(())
-}
-
-/// The listening sockets of each worker, by the listener's place in the snapshot.
-fn open_sockets(snapshot: &Snapshot, worker_count: usize) -> Result<Vec<WorkerSockets>, Box<dyn std::error::Error>> {
-    let mut sockets: Vec<WorkerSockets> = (0..worker_count).map(|_| Vec::new()).collect();
-    for (index, listener) in snapshot.listeners.iter().enumerate() {
-        for opened in socket::open(listener, worker_count)? {
-            for (worker, sockets) in sockets.iter_mut().enumerate() {
-                let shared = opened.sockets.get(worker).or(opened.sockets.first());
-                if let Some(socket) = shared {
-                    sockets.push((index as u32, socket.try_clone()?));
-                }
-            }
-        }
-    }
-    Ok(sockets)
 }
 
 /// Istio's agents name the node after what it is: `sidecar~...` or `router~...`.

@@ -63,7 +63,7 @@ fn check(driver: DriverChoice) {
         core: Core(0),
         random: Random::seeded(1),
         lifecycle: Lifecycle::new(1, Duration::from_secs(5), DrainStrategy::Immediate),
-        limits: ConnectionLimits::new(None, [None]),
+        limits: ConnectionLimits::new(None),
         snapshot: Arc::new(loaded.snapshot),
         log_buffers: LogBuffers::new(loaded.log_sinks, Core(0)),
     });

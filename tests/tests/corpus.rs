@@ -68,12 +68,16 @@ const KINDS: [(&str, &str, Parse); 5] = [
     (".secrets.yaml", "envoy.extensions.transport_sockets.tls.v3.Secret", |_, _| {}),
 ];
 
-/// Problems that Envoy 1.40 has too: "Only a single wildcard domain is permitted in route first-listener".
+/// Problems that Envoy 1.40 has too: "Only a single wildcard domain is permitted in route first-listener", "filter chain
+/// 'tcp-route-simple-1' has the same matching rules defined as 'tcp-route-simple'".
 const REFUSED_BY_ENVOY: [&str; 2] = [
     "client-timeout.routes.yaml: virtual_hosts[1].domains[0]: another virtual host has the domain `*` already",
     "multiple-simple-tcp-route-same-port.listeners.yaml: filter_chains[1].filter_chain_match: has the same matching rules as \
      `tcp-route-simple`, so a connection could go to either",
 ];
+
+/// How a feature is refused that the fields alone do not show, as where the first policy that is there is taken.
+const NOT_THERE_YET: &str = " is not there yet in this version";
 
 /// What became of the files of one folder.
 #[derive(Default)]
@@ -102,11 +106,19 @@ impl Score {
         let mut context = ParseContext::new(1);
         // A list of routes comes without its clusters.
         context.validate_clusters = false;
+        // The lists are what a control plane sends.
+        context.has_ads = true;
         for bytes in messages {
             parse(bytes, &mut context);
         }
         let problems: Vec<String> =
             context.problems.iter().map(|problem| format!("{}: {problem}", name(path))).collect();
+        let feature = problems.iter().find_map(|problem| problem.rsplit(": ").next()?.strip_suffix(NOT_THERE_YET));
+        if let Some(feature) = feature {
+            self.refused += 1;
+            *self.features.entry(feature.to_owned()).or_default() += 1;
+            return;
+        }
         let (known, unexplained): (Vec<_>, Vec<_>) =
             problems.into_iter().partition(|problem| REFUSED_BY_ENVOY.contains(&problem.as_str()));
         self.refused_by_envoy += known.len();

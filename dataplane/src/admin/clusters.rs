@@ -18,7 +18,7 @@ pub(super) fn show(admin: &Admin, request: &Request) -> Reply {
         Err(error) => return Reply::error(400, format!("Invalid re2 regex: {error}\n")),
     };
     let snapshot = admin.snapshot();
-    let clusters = snapshot.clusters.iter().map(|cluster| &**cluster);
+    let clusters = snapshot.live_clusters().map(|(_, cluster)| &**cluster);
     let clusters = clusters.filter(|cluster| filter.as_ref().is_none_or(|filter| filter.is_match(&cluster.name)));
     if request.parameter("format") == Some("json") {
         let statuses: Vec<Value> = clusters.map(status).collect();

@@ -271,6 +271,21 @@ impl Admission {
         self.publish(index, spent);
     }
 
+    /// Counts against other limits from now on; what is in flight counts there too, even above the limit.
+    pub fn move_to(&mut self, breakers: &Arc<Breakers>) {
+        let mut moved = Self::new(breakers, self.core);
+        for (index, (to, from)) in moved.tickets.iter_mut().zip(&self.tickets).enumerate() {
+            *to = Tickets { spent: from.spent, held: from.spent };
+            if let Some(pool) = breakers.pools.get(index) {
+                pool.taken.fetch_add(u64::from(from.spent), Ordering::Relaxed);
+            }
+        }
+        for (index, tickets) in moved.tickets.iter().enumerate() {
+            moved.publish(index, tickets.spent);
+        }
+        *self = moved;
+    }
+
     /// How many of `resource` this core has in flight.
     pub fn in_flight(&self, resource: Resource, priority: Priority) -> u32 {
         self.tickets.get(cell(priority, resource)).map_or(0, |tickets| tickets.spent)

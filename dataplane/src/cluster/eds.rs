@@ -30,14 +30,36 @@ use crate::telemetry::names::ClusterStat;
 /// Where a cluster's endpoints come from. Source: Cluster.EdsClusterConfig, ConfigSource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EdsPlan {
-    /// The file.
-    pub path: PathBuf,
-    /// How often it is looked at.
-    pub poll_interval: Duration,
+    /// Who says it.
+    pub source: EdsSource,
     /// `service_name`, or else the cluster's name.
     pub name: Box<str>,
     /// How long the cluster warms at most; zero is for ever.
     pub fetch_timeout: Duration,
+}
+
+/// Who names the endpoints of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EdsSource {
+    /// The stream of all discovery.
+    Ads,
+    /// A file.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// How often it is looked at.
+        poll_interval: Duration,
+    },
+}
+
+impl EdsPlan {
+    /// The file, if there is one.
+    pub fn path(&self) -> Option<&PathBuf> {
+        match &self.source {
+            EdsSource::Ads => None,
+            EdsSource::File { path, .. } => Some(path),
+        }
+    }
 }
 
 /// Follows the file at `path` for all `clusters` that name it. Each change is passed to `publish`; `warm` is called once for each
@@ -51,7 +73,11 @@ pub async fn run(
     mut warm: impl FnMut(),
 ) {
     let plans = clusters.iter().filter_map(|(_, cluster)| cluster.eds.as_ref());
-    let interval = plans.map(|plan| plan.poll_interval).min().unwrap_or(POLL_INTERVAL);
+    let intervals = plans.filter_map(|plan| match plan.source {
+        EdsSource::File { poll_interval, .. } => Some(poll_interval),
+        EdsSource::Ads => None,
+    });
+    let interval = intervals.min().unwrap_or(POLL_INTERVAL);
     let mut file = WatchedFile::new(path.clone());
     let mut follower = Follower::new(path, clusters, core, core_count, Instant::now());
     loop {

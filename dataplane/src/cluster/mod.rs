@@ -109,6 +109,11 @@ impl Cluster {
         Self { endpoints: Arc::new(endpoints), ..self.clone() }
     }
 
+    /// Whether `other` differs in its endpoints alone. A cluster that was configured anew has breakers of its own.
+    pub fn is_same_configuration(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.breakers, &other.breakers)
+    }
+
     /// The host at `index`.
     pub fn host(&self, index: HostIndex) -> Option<&Host> {
         self.endpoints.hosts.get(index.0 as usize)

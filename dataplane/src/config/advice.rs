@@ -15,7 +15,7 @@ pub fn advise(snapshot: &Snapshot, connection_count_max: Option<u64>, encoded: &
     for (index, listener) in snapshot.listeners.iter().enumerate().filter(|(_, listener)| is_edge(listener)) {
         let path = format!("static_resources.listeners[{index}]");
         let limited = connection_count_max.is_some() && !listener.ignore_global_connection_limit;
-        if !limited && listener.connection_count_max.is_none() {
+        if !limited && listener.connections.max().is_none() {
             found.push((path.clone(), CONNECTIONS));
         }
         let mut reasons: Vec<&str> =

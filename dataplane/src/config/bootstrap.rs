@@ -14,11 +14,13 @@ use prost::Message;
 use thiserror::Error;
 use torus_xds::{Diagnostic, Encoded, MessageType, Source, UnknownFields, wire};
 
+use super::discovery::Plan;
 use super::flags::{Mode, Options};
 use super::parse::admin::{self, AdminConfig};
 use super::parse::context::Node;
+use super::parse::dynamic_resources::Dynamic;
 use super::parse::runtime::Runtime;
-use super::parse::{ParseContext, listener, node, overload, runtime};
+use super::parse::{ParseContext, dynamic_resources, listener, node, overload, runtime};
 use super::reject::Refused;
 use super::snapshot::Snapshot;
 use super::{advice, diagnostic, ledger};
@@ -49,6 +51,8 @@ pub struct Loaded {
     pub log_sinks: Arc<LogSinks>,
     /// The configuration as it came, for `/config_dump`.
     pub raw: RawBootstrap,
+    /// What a control plane is asked for, if there is one.
+    pub discovery: Option<Plan>,
     /// What works but should not stay so.
     pub warnings: Vec<Diagnostic>,
 }
@@ -118,14 +122,15 @@ pub fn load(options: &Options, worker_count: usize) -> Result<Loaded, LoadError>
         Ok(parsed) if nothing_is_missing => Ok(Loaded {
             snapshot: parsed.snapshot,
             admin: parsed.admin,
-            node: context.node,
-            runtime: context.runtime,
+            node: context.node.clone(),
+            runtime: context.runtime.clone(),
             stats: parsed.stats,
             stats_flush_interval: parsed.stats_flush_interval,
             connection_count_max: parsed.connection_count_max,
-            registry: context.registry,
-            log_sinks: context.log_sinks,
+            registry: context.registry.clone(),
+            log_sinks: context.log_sinks.clone(),
             raw: RawBootstrap { bytes: encoded.bytes },
+            discovery: parsed.discovery.map(|Dynamic { ads, wildcards }| Plan { ads, wildcards, context }),
             warnings: findings,
         }),
         _ => Err(LoadError::Refused(findings)),
@@ -155,6 +160,7 @@ struct Parsed {
     stats: StatsConfig,
     stats_flush_interval: Duration,
     connection_count_max: Option<u64>,
+    discovery: Option<Dynamic>,
 }
 
 fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Result<Parsed, Refused> {
@@ -179,20 +185,36 @@ fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Re
         None => Ok(StatsConfig::default()),
     };
     let stats_flush_interval = stats_flush_interval(&bootstrap, context);
+    let dynamic = match &bootstrap.dynamic_resources {
+        Some(dynamic) => {
+            let node = bootstrap.node.clone().unwrap_or_default();
+            context.within("dynamic_resources", |context| dynamic_resources::parse(dynamic, node, context))
+        }
+        None => Ok(None),
+    };
+    // A TCP proxy may name a cluster that is discovered later.
+    context.validate_clusters = !matches!(&dynamic, Ok(Some(Dynamic { wildcards: (true, _), .. })));
     let snapshot = context.within("static_resources", |context| static_resources(&encoded.bytes, context));
+    context.validate_clusters = true;
     context.problems.clean_since(start)?;
     let mut stats = stats?;
     for (name, value) in &options.stats_tags {
         stats.tags.add_fixed(name, value);
     }
     let mut snapshot = snapshot?;
-    snapshot.cluster_by_name = std::mem::take(&mut context.cluster_by_name);
+    let discovery = dynamic?;
+    if let Some(Dynamic { ads, .. }) = &discovery {
+        dynamic_resources::check_cluster(ads, &snapshot, context)?;
+    }
+    snapshot.cluster_by_name = Arc::new(context.cluster_by_name.clone());
+    snapshot.route_tables.resize_with(context.route_by_name.len(), || None);
     Ok(Parsed {
         snapshot,
         admin: admin?,
         stats,
         stats_flush_interval: stats_flush_interval?,
         connection_count_max: connection_count_max?,
+        discovery,
     })
 }
 
@@ -211,7 +233,7 @@ fn static_resources(bootstrap: &[u8], context: &mut ParseContext) -> Result<Snap
             let config = decode::<ClusterProto>(bytes, context)?;
             Cluster::parse(&config, context)
         });
-        snapshot.clusters.extend(cluster.map(Arc::new));
+        snapshot.clusters.extend(cluster.map(|cluster| Some(Arc::new(cluster))));
     }
     for (index, bytes) in resources(bootstrap, LISTENERS).enumerate() {
         context.within_item("listeners", index, |context| {

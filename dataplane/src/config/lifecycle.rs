@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::snapshot::TrafficDirection;
+use crate::config::snapshot::{Listener, TrafficDirection};
 use crate::telemetry::counters::Core;
 
 /// Shared by the config thread and all workers.
@@ -129,12 +129,24 @@ impl Lifecycle {
         if !phase.is_draining(direction) {
             return false;
         }
-        if phase.is_leaving() || phase.health_failed() || self.strategy == DrainStrategy::Immediate {
-            return true;
-        }
+        phase.is_leaving() || phase.health_failed() || self.share_is_due(self.drained_for(), random)
+    }
+
+    /// As [`Self::close_after_reply`], also where the listener drains because it was replaced or removed.
+    #[inline]
+    pub fn closes_connections_of(&self, listener: &Listener, random: u64) -> bool {
+        let replaced = listener.drain.passed().is_some_and(|passed| self.share_is_due(passed, random));
+        replaced || self.close_after_reply(listener.direction, random)
+    }
+
+    /// Whether a listener has drained for so long that what is left of its connections is to end.
+    pub fn drain_time_is_over(&self, listener: &Listener) -> bool {
+        listener.drain.passed().is_some_and(|passed| passed >= self.drain_time)
+    }
+
+    fn share_is_due(&self, passed: Duration, random: u64) -> bool {
         let drain_ms = self.drain_time.as_millis() as u64;
-        let passed_ms = self.drained_for().as_millis() as u64;
-        drain_ms == 0 || random % drain_ms < passed_ms
+        self.strategy == DrainStrategy::Immediate || drain_ms == 0 || random % drain_ms < passed.as_millis() as u64
     }
 
     /// Says what this worker has acted on and how many client connections it holds. Called once a turn.

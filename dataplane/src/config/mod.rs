@@ -5,6 +5,7 @@ pub mod advice;
 pub mod bootstrap;
 pub mod cidr;
 pub mod diagnostic;
+pub mod discovery;
 pub mod flags;
 pub mod ledger;
 pub mod lifecycle;

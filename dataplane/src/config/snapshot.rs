@@ -1,8 +1,8 @@
 //! The configuration that workers read: immutable, complete, resolved to indices. A request sees one snapshot (invariant 9).
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, ClusterIndex};
 use crate::config::address::Address;
@@ -10,27 +10,77 @@ use crate::downstream::HttpConnectionManager;
 use crate::downstream::tcp::TcpProxy;
 use crate::listener::chain_match::{ChainIndex, ChainMatcher};
 use crate::listener::filter::ListenerFilter;
+use crate::listener::socket::ListenSockets;
+use crate::route::RouteTable;
 use crate::telemetry::counters::Stats;
 use crate::telemetry::names::ListenerStat;
 use crate::tls::ServerTls;
+use crate::worker::connection_limit::ConnectionCount;
 
 /// Everything that a worker needs to serve, from one moment.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Snapshot {
     /// Grows by one with each publication.
     pub version: u64,
-    /// Listeners in configuration order.
+    /// Listeners in configuration order. A connection keeps its own, which may have been replaced here since.
     pub listeners: Vec<Arc<Listener>>,
-    /// Clusters by [`ClusterIndex`].
-    pub clusters: Vec<Arc<Cluster>>,
+    /// Where workers accept, and for which of the listeners.
+    pub listening: Vec<Listening>,
+    /// Discovered route tables by [`RouteIndex`]; `None` until one came. A name keeps its place for the life of the process.
+    pub route_tables: Vec<Option<Arc<RouteTable>>>,
+    /// Clusters by [`ClusterIndex`]; `None` while there is none of that name. A name keeps its place for the life of the process.
+    pub clusters: Vec<Option<Arc<Cluster>>>,
     /// For `cluster_header` and admin; routes hold indices.
-    pub cluster_by_name: HashMap<Box<str>, ClusterIndex>,
+    pub cluster_by_name: Arc<HashMap<Box<str>, ClusterIndex>>,
 }
 
+/// The sockets of one address, and the listener that takes their connections now.
+#[derive(Clone)]
+pub struct Listening {
+    /// Serves new connections.
+    pub listener: Arc<Listener>,
+    /// They outlive an update of the listener, and with them the connections that the kernel has accepted.
+    pub sockets: Arc<ListenSockets>,
+}
+
+/// A discovered route table's place in [`Snapshot::route_tables`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteIndex(pub u32);
+
 impl Snapshot {
+    /// Whether `other` has the same content, shared with this one; versions may differ.
+    pub fn is_shared_with(&self, other: &Self) -> bool {
+        fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+            match (one, other) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (None, None) => true,
+                _ => false,
+            }
+        }
+        fn all<T>(one: &[Option<Arc<T>>], other: &[Option<Arc<T>>]) -> bool {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one.as_ref(), other.as_ref()))
+        }
+        // A listener's sockets change with the listener.
+        self.listeners.len() == other.listeners.len()
+            && self.listeners.iter().zip(&other.listeners).all(|(one, other)| Arc::ptr_eq(one, other))
+            && all(&self.route_tables, &other.route_tables)
+            && all(&self.clusters, &other.clusters)
+    }
+
     /// The cluster at `index`.
     pub fn cluster(&self, index: ClusterIndex) -> Option<&Arc<Cluster>> {
-        self.clusters.get(index.0 as usize)
+        self.clusters.get(index.0 as usize)?.as_ref()
+    }
+
+    /// The route table at `index`, if it came.
+    pub fn route_table(&self, index: RouteIndex) -> Option<&RouteTable> {
+        self.route_tables.get(index.0 as usize)?.as_deref()
+    }
+
+    /// Every cluster that is there.
+    pub fn live_clusters(&self) -> impl Iterator<Item = (ClusterIndex, &Arc<Cluster>)> {
+        let places = (0u32..).map(ClusterIndex).zip(&self.clusters);
+        places.filter_map(|(index, cluster)| Some((index, cluster.as_ref()?)))
     }
 
     /// The cluster called `name`.
@@ -52,8 +102,10 @@ pub struct Listener {
     pub backlog: u32,
     /// Soft limit on bytes buffered for one connection.
     pub connection_buffer_bytes_max: u32,
-    /// Open connections allowed at once on this listener, all workers together, if limited.
-    pub connection_count_max: Option<u64>,
+    /// Open connections of all workers, and how many are allowed at once.
+    pub connections: Arc<ConnectionCount>,
+    /// Whether its connections are to end because the listener was replaced or removed.
+    pub drain: ListenerDrain,
     /// Accepts handled in one turn of the loop.
     pub accepts_per_turn_max: Option<u32>,
     /// Socket options for the listening socket of the main address, and keep-alive for what it accepts.
@@ -90,8 +142,27 @@ impl Listener {
     }
 }
 
+/// When a listener began to drain, if it did.
+#[derive(Debug, Default)]
+pub struct ListenerDrain {
+    began: OnceLock<Instant>,
+}
+
+impl ListenerDrain {
+    /// New connections go elsewhere from now on; the first call counts.
+    pub fn begin(&self) {
+        let _ = self.began.set(Instant::now());
+    }
+
+    /// How long it has been draining; `None` for one that serves.
+    #[inline]
+    pub fn passed(&self) -> Option<Duration> {
+        self.began.get().map(Instant::elapsed)
+    }
+}
+
 /// Options set on a listening socket and on the connections it accepts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenSocketOptions {
     /// `IP_FREEBIND`.
     pub freebind: bool,

@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::discovery::{self, Discovery, Followed};
 use super::lifecycle::Lifecycle;
 use super::publish::Publisher;
 use super::snapshot::Snapshot;
@@ -65,6 +66,8 @@ pub struct ConfigThread {
     pub admin_access_logs: Vec<AccessLog>,
     /// What the admin server tells of the process.
     pub facts: Facts,
+    /// What a control plane is asked for, if there is one.
+    pub discovery: Option<discovery::Plan>,
     /// How long the turn lasts that each worker is in.
     pub turn_ages: Vec<TurnAge>,
 }
@@ -139,11 +142,30 @@ impl ConfigThread {
         }
         let (updates, mut updated) = mpsc::unbounded_channel();
         let warming = spawn_eds(self.publisher.current(), &self.registry, &updates)
-            + spawn_dns(self.publisher.current(), &self.registry, updates);
+            + spawn_dns(self.publisher.current(), &self.registry, updates.clone())
+            + usize::from(self.discovery.is_some());
+        let (events, mut happened) = mpsc::channel(EVENTS_MAX);
+        let discovery = self.discovery.map(|plan| {
+            let (admin, cluster) = (admin.clone(), plan.ads.cluster.clone());
+            let targets = move || {
+                let snapshot = admin.snapshot();
+                let cluster = snapshot.cluster_named(&cluster).map(|(_, cluster)| cluster.endpoints.clone());
+                let hosts = cluster.iter().flat_map(|endpoints| &endpoints.hosts);
+                hosts.map(|host| host.address.clone()).collect()
+            };
+            tokio::task::spawn_local(discovery::ads::run(plan.ads.clone(), targets, events));
+            let worker_count = self.registry.core_count().saturating_sub(1);
+            Discovery::new(plan, self.publisher.current(), worker_count, std::time::Instant::now())
+        });
         let mut turns = Turns {
             publisher: self.publisher,
             lifecycle: self.lifecycle,
             admin,
+            is_discovery_cold: discovery.is_some(),
+            discovery,
+            updates,
+            followers: BTreeMap::new(),
+            resolvers: None,
             watchdog: Watchdog::new(&self.registry, self.turn_ages),
             warming,
             started: Instant::now(),
@@ -158,6 +180,7 @@ impl ConfigThread {
         let mut drain_tick = ticks(DRAIN_CHECK_INTERVAL);
         loop {
             let stop_at = turns.listeners_stop_at.map(|(at, _)| at);
+            let due = turns.discovery.as_ref().and_then(Discovery::next_deadline).map(Instant::from_std);
             tokio::select! {
                 caught = signals.next() => match caught {
                     Caught::End(name) => {
@@ -187,6 +210,8 @@ impl ConfigThread {
                     }
                     turns.apply(all);
                 }
+                Some(event) = happened.recv() => turns.on_discovered(event),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => turns.on_discovery_due(),
                 _ = stats_tick.tick() => turns.flush_stats(),
                 _ = log_tick.tick() => turns.admin.flush_logs(),
                 _ = watchdog_tick.tick() => turns.check_threads(),
@@ -215,12 +240,21 @@ struct Turns {
     /// When listeners stop after a graceful drain, and whether only inbound ones do.
     listeners_stop_at: Option<(Instant, bool)>,
     last_check: Instant,
+    discovery: Option<Discovery>,
+    /// Discovery is counted among what warms.
+    is_discovery_cold: bool,
+    updates: mpsc::UnboundedSender<Update>,
+    /// Tasks that find the endpoints of discovered clusters.
+    followers: BTreeMap<ClusterIndex, tokio::task::JoinHandle<()>>,
+    resolvers: Option<Arc<Resolvers>>,
 }
 
 /// What a name's resolution or a file brings.
 enum Update {
     Endpoints(ClusterIndex, Box<Cluster>),
     Warm,
+    /// A discovered cluster has nothing to wait for any more.
+    Attempted(ClusterIndex, Arc<Cluster>),
 }
 
 impl Turns {
@@ -240,36 +274,114 @@ impl Turns {
     }
 
     fn apply(&mut self, updates: Vec<Update>) {
-        let mut clusters = None;
+        let mut draft = None;
         let mut warmed = 0;
         for update in updates {
             match update {
                 Update::Warm => warmed += 1,
-                Update::Endpoints(ClusterIndex(index), cluster) => {
-                    let clusters = clusters.get_or_insert_with(|| self.publisher.current().clusters.clone());
-                    if let Some(place) = clusters.get_mut(index as usize) {
-                        *place = Arc::new(*cluster);
+                Update::Attempted(index, cluster) => {
+                    let draft = draft.get_or_insert_with(|| (**self.publisher.current()).clone());
+                    if let Some(discovery) = &mut self.discovery {
+                        discovery.on_attempted(index, cluster, draft);
+                    }
+                }
+                Update::Endpoints(index, cluster) => {
+                    let draft: &mut Snapshot = draft.get_or_insert_with(|| (**self.publisher.current()).clone());
+                    let cluster = Arc::new(*cluster);
+                    match &mut self.discovery {
+                        Some(discovery) => discovery.on_endpoints(index, cluster, draft),
+                        None => {
+                            if let Some(place) = draft.clusters.get_mut(index.0 as usize) {
+                                *place = Some(cluster);
+                            }
+                        }
                     }
                 }
             }
         }
-        if let Some(clusters) = clusters {
-            let current = self.publisher.current();
-            self.publisher.publish(Snapshot {
-                version: current.version,
-                listeners: current.listeners.clone(),
-                clusters,
-                cluster_by_name: current.cluster_by_name.clone(),
-            });
-            *self.admin.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-                self.publisher.current().clone();
+        if let Some(draft) = draft {
+            self.publish(draft);
         }
         if warmed > 0 {
             self.warm_up(warmed);
         }
     }
 
+    /// Hands the draft to the workers, unless it is as what they have.
+    fn publish(&mut self, draft: Snapshot) {
+        if !draft.is_shared_with(self.publisher.current()) {
+            for before in &self.publisher.current().listening {
+                if !draft.listening.iter().any(|it| Arc::ptr_eq(&it.sockets, &before.sockets)) {
+                    before.sockets.stop();
+                }
+            }
+            self.publisher.publish(draft);
+            let mut shown = self.admin.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            *shown = self.publisher.current().clone();
+        }
+        let current = self.publisher.current();
+        let is_warm = self.discovery.as_ref().is_none_or(|discovery| discovery.is_warm(current));
+        if self.is_discovery_cold && is_warm {
+            self.is_discovery_cold = false;
+            self.warm_up(1);
+        }
+    }
+
+    fn on_discovered(&mut self, event: discovery::ads::Event) {
+        self.discover(|discovery, draft| discovery.on_event(event, std::time::Instant::now(), draft));
+    }
+
+    fn on_discovery_due(&mut self) {
+        self.discover(|discovery, draft| discovery.on_time(std::time::Instant::now(), draft));
+    }
+
+    fn discover(&mut self, change: impl FnOnce(&mut Discovery, &mut Snapshot) -> Followed) {
+        let Some(discovery) = &mut self.discovery else { return };
+        let mut draft = (**self.publisher.current()).clone();
+        let followed = change(discovery, &mut draft);
+        for index in followed.ended.iter().chain(followed.started.iter().map(|(index, _)| index)) {
+            if let Some(follower) = self.followers.remove(index) {
+                follower.abort();
+            }
+        }
+        for (index, cluster) in followed.started {
+            self.follow(index, cluster);
+        }
+        self.publish(draft);
+    }
+
+    /// Begins to find the endpoints of a discovered cluster: by its names, or in its file.
+    fn follow(&mut self, index: ClusterIndex, cluster: Arc<Cluster>) {
+        let (core, core_count) = (self.admin.registry.config_core(), self.admin.registry.core_count());
+        let (endpoints, warm) = (self.updates.clone(), self.updates.clone());
+        // The first outcome ends the warming, whatever it is. The receiver lives as long as the thread.
+        let unchanged = cluster.clone();
+        let warm = move || drop(warm.send(Update::Attempted(index, unchanged.clone())));
+        let task: Pin<Box<dyn Future<Output = ()>>> = match cluster.eds.as_ref().and_then(|plan| plan.path()) {
+            Some(path) => Box::pin(eds::run(
+                path.clone(),
+                vec![(index, cluster.clone())],
+                core,
+                core_count,
+                move |index, cluster| drop(endpoints.send(Update::Endpoints(index, Box::new(cluster)))),
+                warm,
+            )),
+            None => {
+                let resolvers = self.resolvers.get_or_insert_with(Arc::default).clone();
+                let publish = move |cluster| drop(endpoints.send(Update::Endpoints(index, Box::new(cluster))));
+                Box::pin(dns::run(cluster, core, core_count, resolvers, publish, warm))
+            }
+        };
+        self.followers.insert(index, tokio::task::spawn_local(task));
+    }
+
     fn flush_stats(&mut self) {
+        if let Some(discovery) = &mut self.discovery {
+            let mut draft = (**self.publisher.current()).clone();
+            if discovery.forget_unused(&mut draft) {
+                self.publish(draft);
+            }
+        }
         let mut view = self.admin.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         view.flush(&self.admin.registry);
         drop(view);
@@ -305,6 +417,7 @@ impl Turns {
         let drain_time = self.lifecycle.drain_time();
         self.lifecycle.leave();
         self.publisher.wake_all();
+        self.close_stopped();
         self.drain_deadline = Some(Instant::now() + drain_time);
         tracing::warn!(
             target: "main",
@@ -346,25 +459,33 @@ impl Turns {
             (false, false) => self.lifecycle.stop_listeners(inbound_only),
         }
         self.publisher.wake_all();
+        self.close_stopped();
     }
 
     fn stop_drained_listeners(&mut self) {
         if let Some((_, inbound_only)) = self.listeners_stop_at.take() {
             self.lifecycle.stop_listeners(inbound_only);
             self.publisher.wake_all();
+            self.close_stopped();
         }
+    }
+
+    /// Refuses connections to listeners that take none any more.
+    fn close_stopped(&self) {
+        let phase = self.lifecycle.phase();
+        let listening = &self.publisher.current().listening;
+        listening.iter().filter(|it| phase.listeners_stopped(it.listener.direction)).for_each(|it| it.sockets.stop());
     }
 }
 
 /// Starts to resolve the names of every cluster that has some; returns how many clusters have to become warm.
 fn spawn_dns(snapshot: &Snapshot, registry: &Registry, updates: mpsc::UnboundedSender<Update>) -> usize {
-    let named = snapshot.clusters.iter().enumerate().filter(|(_, cluster)| cluster.dns.is_some());
+    let named = snapshot.live_clusters().filter(|(_, cluster)| cluster.dns.is_some());
     let mut resolvers = None;
     let mut count = 0;
     for (index, cluster) in named {
         let resolvers = resolvers.get_or_insert_with(|| Arc::new(Resolvers::default())).clone();
         let (endpoints, warm) = (updates.clone(), updates.clone());
-        let index = ClusterIndex(index as u32);
         // The receiver lives as long as the thread.
         let publish = move |cluster| drop(endpoints.send(Update::Endpoints(index, Box::new(cluster))));
         let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(dns::run(
@@ -384,9 +505,9 @@ fn spawn_dns(snapshot: &Snapshot, registry: &Registry, updates: mpsc::UnboundedS
 /// Starts to follow every file that clusters get their endpoints from; returns how many clusters have to become warm.
 fn spawn_eds(snapshot: &Snapshot, registry: &Registry, updates: &mpsc::UnboundedSender<Update>) -> usize {
     let mut files: BTreeMap<PathBuf, Vec<(ClusterIndex, Arc<Cluster>)>> = BTreeMap::new();
-    for (index, cluster) in snapshot.clusters.iter().enumerate() {
-        if let Some(plan) = &cluster.eds {
-            files.entry(plan.path.clone()).or_default().push((ClusterIndex(index as u32), cluster.clone()));
+    for (index, cluster) in snapshot.live_clusters() {
+        if let Some(path) = cluster.eds.as_ref().and_then(|plan| plan.path()) {
+            files.entry(path.clone()).or_default().push((index, cluster.clone()));
         }
     }
     let mut count = 0;
@@ -453,6 +574,8 @@ enum Caught {
 
 /// Commands from the admin server that wait.
 const COMMANDS_MAX: usize = 16;
+/// What happened on the stream to the control plane and waits.
+const EVENTS_MAX: usize = 4;
 /// How long changes of endpoints are gathered before they are published together.
 const UPDATES_GATHER: Duration = Duration::from_millis(2);
 /// How often a process that leaves looks whether it is drained.

@@ -22,6 +22,7 @@ use crate::telemetry::names::{HttpStat, ListenerStat};
 use crate::tls::TlsError;
 use crate::transport::Transport;
 use crate::wire::HeadError;
+use crate::worker::ListenerHandle;
 
 /// A client's connection between two requests; what a runner takes and gives back.
 pub struct Connection {
@@ -29,8 +30,8 @@ pub struct Connection {
     pub client: Client,
     /// Its addresses.
     pub info: ConnectionInfo,
-    /// Its listener's place in the snapshot.
-    pub listener: u32,
+    /// The listener that took it.
+    pub listener: ListenerHandle,
     /// When it was accepted.
     pub opened_at: Nanos,
     /// Requests served.
@@ -68,9 +69,10 @@ enum Head {
 impl Connection {
     /// Serves requests until none is waiting.
     pub async fn serve(&mut self, core: &Rc<CoreState>, exchange: &mut Exchange) -> Rest {
+        let listener = Rc::clone(&self.listener);
+        let listener: &Listener = &listener;
         loop {
             let snapshot = core.snapshot();
-            let Some(listener) = snapshot.listeners.get(self.listener as usize) else { return Rest::Close };
             let Some(chain) = listener.chain(self.info.chain) else { return Rest::Close };
             let Some(manager) = chain.http() else { return Rest::Raw };
             if self.client.socket.is_handshaking()
@@ -130,9 +132,7 @@ impl Connection {
 
     /// Serves a connection that is not read as HTTP to its end.
     pub async fn serve_raw(&mut self, core: &Rc<CoreState>) -> Rest {
-        let snapshot = core.snapshot();
-        let Some(listener) = snapshot.listeners.get(self.listener as usize).map(Arc::clone) else { return Rest::Close };
-        drop(snapshot);
+        let listener = Rc::clone(&self.listener);
         let Some(chain) = listener.chain(self.info.chain) else { return Rest::Close };
         if self.client.socket.is_handshaking()
             && let Some(rest) = self.handshake(core, &listener, chain).await

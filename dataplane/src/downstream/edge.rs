@@ -95,15 +95,17 @@ pub struct Scratch {
     value: Vec<u8>,
 }
 
-/// Makes a request's head what routing and the upstream may rely on.
+/// Makes a request's head what routing and the upstream may rely on. `internal_only` comes with the route table and is removed from
+/// external requests besides Envoy's own.
 pub fn prepare_request(
     manager: &HttpConnectionManager,
     connection: &ConnectionInfo,
     headers: &mut HeaderMap,
+    internal_only: &[torus_codec::HeaderName],
     scratch: &mut Scratch,
     random: &mut Random,
 ) -> Result<Prepared, EdgeRefusal> {
-    apply_request_rules(&manager.edge, connection, headers, scratch, random)
+    apply_request_rules(&manager.edge, connection, headers, internal_only, scratch, random)
 }
 
 /// Makes a reply's head what the client is to see. `date` is an IMF-fixdate (RFC 9110 §5.6.7).
@@ -121,6 +123,7 @@ fn apply_request_rules(
     options: &EdgeOptions,
     connection: &ConnectionInfo,
     headers: &mut HeaderMap,
+    internal_only: &[torus_codec::HeaderName],
     scratch: &mut Scratch,
     random: &mut Random,
 ) -> Result<Prepared, EdgeRefusal> {
@@ -151,7 +154,7 @@ fn apply_request_rules(
     if origin.internal {
         headers.set_known(Known::XEnvoyInternal, b"true");
     } else {
-        sanitize::remove_untrusted(edge, &options.internal_only_headers, headers);
+        sanitize::remove_untrusted(edge, internal_only, headers);
     }
     if let Some(user_agent) = &options.user_agent {
         headers.set_known(Known::XEnvoyDownstreamServiceCluster, user_agent.cluster.as_bytes());

@@ -21,7 +21,7 @@ use torus_ring::{Nanos, Timer};
 
 use super::connection::Rest;
 use super::{ConnectionInfo, HttpConnectionManager, HttpTimeouts};
-use crate::config::snapshot::{FilterChain, Listener, TrafficDirection};
+use crate::config::snapshot::{FilterChain, Listener};
 use crate::exchange::client_stream::{ClientStream, Http2Client};
 use crate::exchange::core_state::CoreState;
 use crate::exchange::deadline::Deadline;
@@ -32,6 +32,7 @@ use crate::telemetry::names::{Http2Stat, HttpStat};
 use crate::transport::Transport;
 use crate::wire::BodyData;
 use crate::wire::http2::{Excess, Keepalive, KeepaliveOptions, RingIo, SharedSocket, message};
+use crate::worker::ListenerHandle;
 
 /// What a connection is from its first byte on.
 pub struct Http2Connection {
@@ -43,7 +44,6 @@ pub struct Http2Connection {
     http2_stats: Arc<Stats<Http2Stat>>,
     requests_max: Option<u32>,
     trailer_count_max: usize,
-    direction: TrafficDirection,
     request_count: u32,
     opened_at: Nanos,
     keepalive_options: Option<KeepaliveOptions>,
@@ -62,7 +62,7 @@ enum State {
 /// What all streams of a connection share.
 struct Shared {
     info: ConnectionInfo,
-    listener: u32,
+    listener: ListenerHandle,
     /// Streams that are being served.
     live: Cell<u32>,
     idle_since: Cell<Nanos>,
@@ -96,8 +96,7 @@ impl Http2Connection {
         core: &Rc<CoreState>,
         socket: Transport,
         info: ConnectionInfo,
-        index: u32,
-        listener: &Listener,
+        listener: &ListenerHandle,
         manager: &HttpConnectionManager,
     ) -> Self {
         let options = &manager.http2;
@@ -114,7 +113,7 @@ impl Http2Connection {
             .max_local_error_reset_streams(None)
             .max_pending_accept_reset_streams(PENDING_RESETS_MAX);
         let now = core.ring.now();
-        let context = Shared { info, listener: index, live: Cell::new(0), idle_since: Cell::new(now) };
+        let context = Shared { info, listener: Rc::clone(listener), live: Cell::new(0), idle_since: Cell::new(now) };
         let stats = &manager.stats;
         stats.increment(core.core, HttpStat::DownstreamCxHttp2Total);
         stats.increment(core.core, HttpStat::DownstreamCxHttp2Active);
@@ -127,7 +126,6 @@ impl Http2Connection {
             http2_stats: Arc::clone(&manager.http2_stats),
             requests_max: manager.requests_per_connection_max,
             trailer_count_max: manager.request_options.limits.trailer_count_max,
-            direction: listener.direction,
             request_count: 0,
             opened_at: now,
             keepalive_options: options.keepalive,
@@ -209,7 +207,7 @@ impl Http2Connection {
         }
         if self.draining_until.is_none() {
             let random = core.random.borrow_mut().next_u64();
-            if core.lifecycle.close_after_reply(self.direction, random) {
+            if core.lifecycle.closes_connections_of(&self.context.listener, random) {
                 self.stats.increment(core.core, HttpStat::DownstreamCxDrainClose);
                 self.drain(now);
             }
@@ -373,7 +371,7 @@ impl Http2Request {
     pub async fn serve(mut self: Box<Self>, core: &Rc<CoreState>, exchange: &mut Exchange) {
         let context = Rc::clone(&self.place.context);
         let snapshot = core.snapshot();
-        let Some(listener) = snapshot.listeners.get(context.listener as usize) else { return };
+        let listener: &Listener = &context.listener;
         let chain = listener.chain(context.info.chain);
         let Some(manager) = chain.and_then(FilterChain::http) else { return };
         let connection = &context.info;

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use torus_codec::RequestOptions;
 pub use torus_codec::path::EscapedSlashes;
-use torus_codec::{HeaderName, RequestOptions};
 
 use crate::config::address::Address;
 use crate::listener::chain_match::ChainIndex;
@@ -38,7 +38,7 @@ pub struct HttpConnectionManager {
     /// Which version of HTTP a connection speaks.
     pub codec: CodecType,
     /// Where requests go.
-    pub routes: Arc<RouteTable>,
+    pub routes: RouteSource,
     /// Timers of a connection and a request.
     pub timeouts: HttpTimeouts,
     /// Bytes of start line and fields that a request head may have.
@@ -75,6 +75,25 @@ pub struct HttpConnectionManager {
     pub proxy_100_continue: bool,
     /// Name for `http.<prefix>` tracing and logs; where `true`, a bad message ends the stream and not the connection.
     pub stream_error_on_invalid_message: bool,
+}
+
+/// Where a connection manager's route table is.
+pub enum RouteSource {
+    /// It came with the listener.
+    Own(Box<RouteTable>),
+    /// It is discovered, and found in the snapshot.
+    Discovered(crate::config::snapshot::RouteIndex),
+}
+
+impl RouteSource {
+    /// The table, unless it is discovered and did not come yet.
+    #[inline]
+    pub fn table<'a>(&'a self, snapshot: &'a crate::config::snapshot::Snapshot) -> Option<&'a RouteTable> {
+        match self {
+            Self::Own(table) => Some(table),
+            Self::Discovered(index) => snapshot.route_table(*index),
+        }
+    }
 }
 
 /// Which version of HTTP a client's connection speaks.
@@ -237,8 +256,6 @@ pub struct EdgeOptions {
     pub forward_client_cert: edge::ForwardClientCert,
     /// Which parts of a client's certificate it tells.
     pub client_cert_details: edge::ClientCertDetails,
-    /// Removed from external requests besides Envoy's own. Source: RouteConfiguration.internal_only_headers.
-    pub internal_only_headers: Vec<HeaderName>,
 }
 
 /// What `add_user_agent` writes.

@@ -30,7 +30,7 @@ use crate::upstream::{AcquireError, Lease, UpstreamStream};
 pub struct TcpProxy {
     /// `tcp.<stat_prefix>.`
     pub stats: Arc<Stats<TcpStat>>,
-    /// Where connections go; the last one takes what the weights before it leave. `None`: a cluster that is not there.
+    /// Where connections go, by weight.
     pub clusters: Vec<WeightedCluster>,
     /// The sum of their weights.
     pub weight_total: u64,
@@ -47,20 +47,29 @@ pub struct TcpProxy {
 /// A share of the connections.
 pub struct WeightedCluster {
     /// Where it goes.
-    pub cluster: Option<ClusterIndex>,
+    pub cluster: TcpTarget,
     /// How large it is.
     pub weight: u32,
 }
 
+/// A cluster of the TCP proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TcpTarget {
+    /// Its place was known when the listener was read.
+    Index(ClusterIndex),
+    /// It may come later.
+    Named(Box<str>),
+}
+
 impl TcpProxy {
     /// The cluster for a connection that drew `draw`, which is below the sum of the weights.
-    fn cluster(&self, draw: u64) -> Option<ClusterIndex> {
+    fn cluster(&self, draw: u64) -> Option<&TcpTarget> {
         let mut passed = 0;
         let chosen = self.clusters.iter().find(|share| {
             passed += u64::from(share.weight);
             draw < passed
         });
-        chosen?.cluster
+        Some(&chosen?.cluster)
     }
 
     /// Serves the connection to its end; what becomes of it.
@@ -89,7 +98,10 @@ impl TcpProxy {
     async fn connect(&self, core: &Rc<CoreState>, connection: &Connection) -> Option<Lease> {
         let draw = core.random.borrow_mut().below(self.weight_total.max(1));
         let snapshot = core.snapshot();
-        let found = self.cluster(draw).and_then(|index| Some((index, Arc::clone(snapshot.cluster(index)?))));
+        let found = self.cluster(draw).and_then(|target| match target {
+            TcpTarget::Index(index) => Some((*index, Arc::clone(snapshot.cluster(*index)?))),
+            TcpTarget::Named(name) => snapshot.cluster_named(name).map(|(index, cluster)| (index, Arc::clone(cluster))),
+        });
         drop(snapshot);
         let Some((index, cluster)) = found else {
             self.stats.increment(core.core, TcpStat::DownstreamCxNoRoute);
@@ -117,8 +129,9 @@ impl TcpProxy {
         None
     }
 
-    /// Passes bytes both ways until both sides have ended, or a limit is reached.
+    /// Passes bytes both ways until both sides have ended, a limit is reached or the listener has drained.
     async fn pass(&self, core: &CoreState, connection: &mut Connection, upstream: &mut Transport) -> Rest {
+        let listener = Rc::clone(&connection.listener);
         let client = &mut connection.client.socket;
         let (mut up, mut down) = (Direction::default(), Direction::default());
         let mut last_byte = core.ring.now();
@@ -143,6 +156,10 @@ impl TcpProxy {
                 (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(Rest::Abort),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Rest::Gone),
                 _ => {}
+            }
+            // The worker wakes this task when that is so.
+            if core.lifecycle.drain_time_is_over(&listener) {
+                return Poll::Ready(Rest::Close);
             }
             while set_for.is_some() && timer.poll_expired(cx).is_ready() {
                 if ends_at.is_some_and(|at| at <= now) {
@@ -201,7 +218,8 @@ mod tests {
 
     #[test]
     fn weights_share_the_connections() {
-        let share = |index, weight| WeightedCluster { cluster: Some(ClusterIndex(index)), weight };
+        let target = |index| TcpTarget::Index(ClusterIndex(index));
+        let share = |index, weight| WeightedCluster { cluster: target(index), weight };
         let proxy = TcpProxy {
             stats: Registry::new(1).group("tcp.a."),
             clusters: vec![share(0, 1), share(1, 0), share(2, 3)],
@@ -211,7 +229,7 @@ mod tests {
             duration_max: None,
             connect_attempts_max: 1,
         };
-        let drawn: Vec<_> = (0..5).map(|draw| proxy.cluster(draw).map(|index| index.0)).collect();
-        assert_eq!(drawn, [Some(0), Some(2), Some(2), Some(2), None]);
+        let drawn: Vec<_> = (0..5).map(|draw| proxy.cluster(draw).cloned()).collect();
+        assert_eq!(drawn, [Some(target(0)), Some(target(2)), Some(target(2)), Some(target(2)), None]);
     }
 }

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use torus_ring::Ring;
 
+use crate::cluster::ClusterIndex;
 use crate::config::lifecycle::Lifecycle;
 use crate::config::snapshot::Snapshot;
 use crate::telemetry::access_log::LogBuffers;
@@ -95,8 +96,8 @@ impl CoreState {
 
     /// Requests that start from now on see `snapshot`.
     pub fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
-        for (index, cluster) in snapshot.clusters.iter().enumerate() {
-            self.pools.update(crate::cluster::ClusterIndex(index as u32), cluster);
+        for (index, cluster) in (0u32..).map(ClusterIndex).zip(&snapshot.clusters) {
+            self.pools.update(index, cluster.as_ref(), &mut self.random.borrow_mut());
         }
         *self.snapshot.borrow_mut() = Rc::new(snapshot);
     }

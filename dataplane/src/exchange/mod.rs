@@ -93,7 +93,7 @@ impl Scope<'_> {
         }
         let core = self.core;
         let random = core.random.borrow_mut().next_u64();
-        let is_draining = core.lifecycle.close_after_reply(self.listener.direction, random);
+        let is_draining = core.lifecycle.closes_connections_of(self.listener, random);
         if is_draining {
             self.manager.stats.increment(core.core, HttpStat::DownstreamCxDrainClose);
         }
@@ -236,10 +236,12 @@ impl Exchange {
             }
             self.request.headers.remove_known(Known::Expect);
         }
+        let routes = scope.manager.routes.table(scope.snapshot);
         let prepared = edge::prepare_request(
             scope.manager,
             scope.connection,
             &mut self.request.headers,
+            routes.map_or(&[], |table| &table.internal_only_headers),
             &mut self.edge_scratch,
             &mut core.random.borrow_mut(),
         );
@@ -253,7 +255,12 @@ impl Exchange {
         }
         scope.manager.stats.increment(core.core, HttpStat::RqTotal);
         let random = core.random.borrow_mut().next_u64();
-        match scope.manager.routes.find(&self.request.headers, random, &mut self.route_scratch) {
+        // Envoy answers the same until a discovered table is there.
+        let Some(routes) = routes else {
+            scope.manager.stats.increment(core.core, HttpStat::NoRoute);
+            return Err(Refusal::NO_ROUTE);
+        };
+        match routes.find(&self.request.headers, random, &mut self.route_scratch) {
             Found::NoVirtualHost => {
                 scope.manager.stats.increment(core.core, HttpStat::NoRoute);
                 Err(Refusal::NO_ROUTE)

@@ -18,10 +18,28 @@ use crate::config::snapshot::{ListenSocketOptions, Listener, SocketState};
 /// The open sockets of one address.
 #[derive(Debug)]
 pub struct ListenSockets {
+    /// As configured.
+    pub configured: Address,
     /// Where they listen; the port is the real one where 0 was configured.
     pub address: Address,
     /// One for each worker (`reuse_port`), or one that all workers share.
     pub sockets: Vec<OwnedFd>,
+}
+
+impl ListenSockets {
+    /// Refuses connections from now on, whoever still holds the sockets: a request that runs keeps its snapshot.
+    pub fn stop(&self) {
+        for socket in &self.sockets {
+            // One that is not connected any more is what is wanted.
+            let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// The socket that worker number `worker` accepts on, as a file descriptor of its own.
+    pub fn for_worker(&self, worker: usize) -> io::Result<OwnedFd> {
+        let socket = self.sockets.get(worker).or(self.sockets.first());
+        socket.ok_or_else(|| io::Error::from(ErrorKind::NotConnected))?.try_clone()
+    }
 }
 
 /// Why an address cannot be listened on.
@@ -38,11 +56,21 @@ pub struct ListenError {
 
 /// Opens every address of `listener`, in order. Nothing stays open where one of them fails.
 pub fn open(listener: &Listener, worker_count: usize) -> Result<Vec<ListenSockets>, ListenError> {
-    let open_one = |(address, options): (&Address, &ListenSocketOptions)| {
-        open_address(address, options, listener.reuse_port, listener.backlog, worker_count)
-            .map_err(|error| ListenError { listener: listener.name.clone(), address: address.clone(), error })
-    };
-    listener.sockets().map(open_one).collect()
+    listener.sockets().map(|(address, options)| open_one(listener, address, options, worker_count)).collect()
+}
+
+/// Opens one address of `listener`.
+pub fn open_one(
+    listener: &Listener,
+    address: &Address,
+    options: &ListenSocketOptions,
+    worker_count: usize,
+) -> Result<ListenSockets, ListenError> {
+    open_address(address, options, listener.reuse_port, listener.backlog, worker_count).map_err(|error| ListenError {
+        listener: listener.name.clone(),
+        address: address.clone(),
+        error,
+    })
 }
 
 fn open_address(
@@ -62,11 +90,12 @@ fn open_address(
             for _ in 1..count {
                 sockets.push(open_ip(bound, options, reuse_port, backlog)?.into());
             }
-            Ok(ListenSockets { address: Address::Ip(bound), sockets })
+            Ok(ListenSockets { configured: address.clone(), address: Address::Ip(bound), sockets })
         }
         Address::Pipe(path) => {
             let socket = open_pipe(path, options, backlog)?;
-            Ok(ListenSockets { address: Address::Pipe(Arc::clone(path)), sockets: vec![socket.into()] })
+            let address = Address::Pipe(Arc::clone(path));
+            Ok(ListenSockets { configured: address.clone(), address, sockets: vec![socket.into()] })
         }
     }
 }

@@ -61,7 +61,7 @@ impl ServerStats {
 
     /// Counts the configuration that was loaded at start.
     pub fn loaded(&self, snapshot: &Snapshot) {
-        let (listeners, clusters) = (snapshot.listeners.len() as u64, snapshot.clusters.len() as u64);
+        let (listeners, clusters) = (snapshot.listeners.len() as u64, snapshot.live_clusters().count() as u64);
         self.listener_manager.add(self.core, ListenerManagerStat::ListenerAdded, listeners);
         self.cluster_manager.add(self.core, ClusterManagerStat::ClusterAdded, clusters);
         self.runtime.increment(self.core, RuntimeStat::LoadSuccess);
@@ -98,7 +98,7 @@ impl ServerStats {
                 |listener: &&Arc<crate::config::snapshot::Listener>| phase.listeners_stopped(listener.direction);
             count - snapshot.listeners.iter().filter(stopped).count()
         };
-        let (listeners, clusters) = (snapshot.listeners.len(), snapshot.clusters.len() as u64);
+        let (listeners, clusters) = (snapshot.listeners.len(), snapshot.live_clusters().count() as u64);
         for (stat, value) in [
             (ListenerManagerStat::TotalListenersActive, if phase.is_warming() { 0 } else { listening(listeners) }),
             (ListenerManagerStat::TotalListenersWarming, if phase.is_warming() { listeners } else { 0 }),
@@ -107,7 +107,7 @@ impl ServerStats {
             self.listener_manager.set(self.core, stat, value as u64);
         }
         self.cluster_manager.set(self.core, ClusterManagerStat::ActiveClusters, clusters);
-        for cluster in &snapshot.clusters {
+        for (_, cluster) in snapshot.live_clusters() {
             cluster.refresh_gauges(self.core);
         }
         self.torus.set(self.core, TorusStat::ConfigVersion, snapshot.version);

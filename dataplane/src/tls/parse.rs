@@ -81,10 +81,11 @@ pub fn parse_client(
     });
     let name = match config.sni.as_str() {
         "" => None,
+        // The certificate may be checked for an address, which is never sent (RFC 6066 §3).
         name => match ServerName::try_from(name.to_owned()) {
-            Ok(ServerName::DnsName(name)) => Some(ServerName::DnsName(name)),
-            _ => {
-                let _ = context.reject("sni", format!("`{name}` is no host name"));
+            Ok(name) => Some(name),
+            Err(_) => {
+                let _ = context.reject("sni", format!("`{name}` is neither a host name nor an address"));
                 None
             }
         },

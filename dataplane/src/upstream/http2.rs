@@ -531,7 +531,7 @@ fn watch(
 }
 
 /// The place of an endpoint that left its cluster: nothing is there.
-const HOST_GONE: HostIndex = HostIndex(u32::MAX);
+pub(super) const HOST_GONE: HostIndex = HostIndex(u32::MAX);
 /// Streams that are opened before the peer has said how many it takes: it would refuse those above that, and every peer takes one.
 const STREAMS_UNTIL_SETTINGS: usize = 1;
 /// Streams that a peer takes whose SETTINGS do not say how many until they are whole (RFC 9113 §6.5.2 advises no less).

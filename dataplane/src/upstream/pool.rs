@@ -16,10 +16,10 @@ use std::time::Duration;
 use torus_ring::{ConnectOptions, Keepalive, Nanos, PeerAddr, Ring, Socket, SocketOption, Timer};
 
 use super::connection::{Counted, Place, Upstream};
-use super::http2::{Http2Connection, Http2Upstream};
+use super::http2::{HOST_GONE, Http2Connection, Http2Upstream};
 use super::stream::UpstreamStream;
 use crate::cluster::{
-    Admission, Balancer, Choice, Cluster, ClusterIndex, Host, HostIndex, Priority, Resource, RetryHosts,
+    Admission, Balancer, Choice, Cluster, ClusterIndex, EndpointSet, Host, HostIndex, Priority, Resource, RetryHosts,
     UpstreamConnectOptions,
 };
 use crate::config::address::Address;
@@ -49,6 +49,8 @@ pub(super) struct State {
     idle: Slab<Upstream>,
     waiting: Slab<Waiting>,
     connection_count: u64,
+    /// The epoch that a new pool begins with.
+    first_epoch: u32,
 }
 
 /// What one core knows of one cluster; made when the cluster is first used.
@@ -62,6 +64,10 @@ pub(super) struct ClusterPool {
     pub(super) active: Vec<u32>,
     /// Grows when the endpoints change; a [`Chosen`] of an older epoch is looked up by address.
     epoch: u32,
+    /// The epoch in which the cluster was configured as it is; what is older has no place any more.
+    began: u32,
+    /// The cluster is gone; the pool goes with its last request.
+    is_removed: bool,
 }
 
 #[derive(Default)]
@@ -123,18 +129,30 @@ impl Pools {
         Rc::new(Self { ring: ring.clone(), core, state: RefCell::default() })
     }
 
-    /// Takes a cluster's new version: endpoints that stay keep their connections, those that left lose the idle ones.
-    pub fn update(&self, index: ClusterIndex, cluster: &Arc<Cluster>) {
+    /// Takes a cluster's new version: endpoints that stay keep their connections, those that left lose the idle ones. A cluster that
+    /// was configured anew keeps none: protocol, TLS or socket options may be others. `None` is a cluster that is gone.
+    pub fn update(&self, index: ClusterIndex, cluster: Option<&Arc<Cluster>>, random: &mut Random) {
         let mut state = self.state.borrow_mut();
         let State { clusters, idle, .. } = &mut *state;
         let Some(Some(pool)) = clusters.get_mut(index.0 as usize) else { return };
-        if Arc::ptr_eq(&pool.cluster, cluster) {
-            return;
-        }
+        let emptied;
+        let is_gone = cluster.is_none();
+        let cluster = match cluster {
+            Some(cluster) if Arc::ptr_eq(&pool.cluster, cluster) => return,
+            Some(cluster) => cluster,
+            None if pool.is_removed => return,
+            // What still runs is counted to its end.
+            None => {
+                emptied = Arc::new(pool.cluster.with_endpoints(EndpointSet::default()));
+                &emptied
+            }
+        };
+        pool.is_removed = is_gone;
+        let is_same = pool.cluster.is_same_configuration(cluster);
         let mut hosts: Vec<HostPool> = Vec::new();
         let mut active = Vec::new();
         for host in &cluster.endpoints.hosts {
-            let old = pool.cluster.endpoints.hosts.iter().position(|old| old.address == host.address);
+            let old = pool.cluster.endpoints.hosts.iter().position(|old| is_same && old.address == host.address);
             hosts.push(old.and_then(|old| pool.hosts.get_mut(old)).map(std::mem::take).unwrap_or_default());
             active.push(old.and_then(|old| pool.active.get(old).copied()).unwrap_or_default());
         }
@@ -146,13 +164,13 @@ impl Pools {
                 }
             }
         }
-        for host in &mut pool.hosts {
+        for (left, host) in (0..).map(HostIndex).zip(&mut pool.hosts) {
             for connection in host.http2.drain(..) {
                 connection.retire();
             }
             for key in host.idle.drain(..) {
                 if let Some(upstream) = idle.remove(key) {
-                    count_closed(&pool.cluster, &mut pool.admission, self.core, &upstream, self.ring.now());
+                    count_closed(&pool.cluster, &mut pool.admission, self.core, &upstream, Some(left), self.ring.now());
                 }
             }
         }
@@ -160,7 +178,13 @@ impl Pools {
         pool.active = active;
         pool.epoch = pool.epoch.wrapping_add(1);
         pool.cluster = Arc::clone(cluster);
-        pool.balancer.on_endpoints_changed(cluster);
+        if is_same {
+            pool.balancer.on_endpoints_changed(cluster);
+        } else {
+            pool.began = pool.epoch;
+            pool.balancer = Balancer::new(cluster, random);
+            pool.admission.move_to(&cluster.breakers);
+        }
     }
 
     /// An endpoint for the next attempt, or `None` where no healthy one is left.
@@ -293,7 +317,12 @@ impl Pools {
         let mut expired = Vec::new();
         {
             let mut state = self.state.borrow_mut();
-            let State { clusters, idle, .. } = &mut *state;
+            let State { clusters, idle, first_epoch, .. } = &mut *state;
+            for slot in clusters.iter_mut() {
+                if let Some(ended) = slot.take_if(|pool| pool.is_removed && pool.is_unused()) {
+                    *first_epoch = (*first_epoch).max(ended.epoch.wrapping_add(1));
+                }
+            }
             for pool in clusters.iter_mut().flatten() {
                 let Some(idle_timeout) = pool.cluster.http.idle_timeout else { continue };
                 for host in &mut pool.hosts {
@@ -579,8 +608,9 @@ impl Pools {
         let mut state = self.state.borrow_mut();
         let State { clusters, waiting, .. } = &mut *state;
         let Some(Some(pool)) = clusters.get_mut(upstream.place.cluster.0 as usize) else { return };
-        count_closed(&pool.cluster, &mut pool.admission, self.core, &upstream, self.ring.now());
-        let Some(place) = pool.place_of(&upstream) else { return };
+        let place = pool.place_of(&upstream);
+        count_closed(&pool.cluster, &mut pool.admission, self.core, &upstream, place, self.ring.now());
+        let Some(place) = place else { return };
         let Some(host) = pool.hosts.get_mut(place.0 as usize) else { return };
         host.connection_count = host.connection_count.saturating_sub(1);
         invite_waiter(host, waiting);
@@ -845,6 +875,7 @@ impl State {
         random: &mut Random,
     ) -> Option<&mut ClusterPool> {
         let place = index.0 as usize;
+        let first_epoch = self.first_epoch;
         if self.clusters.len() <= place {
             self.clusters.resize_with(place + 1, || None);
         }
@@ -859,7 +890,10 @@ impl State {
                 admission: Admission::new(&cluster.breakers, core),
                 hosts,
                 active: vec![0; host_count],
-                epoch: 0,
+                // Nothing of a former pool in this place is taken for one of this.
+                epoch: first_epoch,
+                began: first_epoch,
+                is_removed: false,
             })
         }))
     }
@@ -880,6 +914,13 @@ impl ClusterPool {
         }
     }
 
+    /// Whether no request and no connection is left.
+    fn is_unused(&self) -> bool {
+        let admission = &self.admission;
+        let none = |resource| Priority::ALL.into_iter().all(|priority| admission.in_flight(resource, priority) == 0);
+        Resource::ALL.into_iter().all(none)
+    }
+
     fn place(&self, chosen: &Chosen) -> Option<HostIndex> {
         self.place_at(chosen.epoch, chosen.host, || Some(chosen.address.clone()))
     }
@@ -898,6 +939,10 @@ impl ClusterPool {
     ) -> Option<HostIndex> {
         if epoch == self.epoch {
             return Some(host);
+        }
+        // Epochs count around; half of all are taken for later ones.
+        if epoch.wrapping_sub(self.began) > u32::MAX / 2 {
+            return None;
         }
         let address = address()?;
         let place = self.cluster.endpoints.hosts.iter().position(|host| host.address == address)?;
@@ -924,12 +969,20 @@ fn invite_all(host: &mut HostPool, waiting: &mut Slab<Waiting>) {
     }
 }
 
-fn count_closed(cluster: &Cluster, admission: &mut Admission, core: Core, upstream: &Upstream, now: Nanos) {
+fn count_closed(
+    cluster: &Cluster,
+    admission: &mut Admission,
+    core: Core,
+    upstream: &Upstream,
+    place: Option<HostIndex>,
+    now: Nanos,
+) {
     let length = now.since(upstream.opened_at);
     cluster.stats.record(core, ClusterStat::UpstreamCxLengthMs, length.as_millis() as u64);
     let received = upstream.socket.bytes_received() - upstream.counted_bytes.0;
     let sent = upstream.socket.bytes_sent() - upstream.counted_bytes.1;
-    count_ended(cluster, admission, core, &upstream.place, u64::from(upstream.request_count), (received, sent));
+    let place = Place { host: place.unwrap_or(HOST_GONE), ..upstream.place };
+    count_ended(cluster, admission, core, &place, u64::from(upstream.request_count), (received, sent));
 }
 
 /// Counts the end of a connection that served so many requests and moved so many bytes, received and sent.

@@ -5,10 +5,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The limits of the process and of its listeners.
+/// The limit of the process; each listener brings its own.
 pub struct ConnectionLimits {
-    global: Counted,
-    listeners: Vec<Counted>,
+    global: ConnectionCount,
 }
 
 /// Where a connection was refused.
@@ -20,14 +19,22 @@ pub enum LimitReached {
     Global,
 }
 
-struct Counted {
+/// How many connections are open, and how many may be.
+#[derive(Debug, Default)]
+pub struct ConnectionCount {
     open_count: AtomicU64,
     max: Option<u64>,
 }
 
-impl Counted {
-    fn new(max: Option<u64>) -> Self {
+impl ConnectionCount {
+    /// None open of at most `max`; without a limit nothing is counted.
+    pub fn new(max: Option<u64>) -> Self {
         Self { open_count: AtomicU64::new(0), max }
+    }
+
+    /// How many may be open at once, if that is limited.
+    pub fn max(&self) -> Option<u64> {
+        self.max
     }
 
     fn admit(&self) -> bool {
@@ -47,32 +54,26 @@ impl Counted {
 }
 
 impl ConnectionLimits {
-    /// The process's limit, and one entry for each listener in the order of the snapshot.
-    pub fn new(global_max: Option<u64>, listener_max: impl IntoIterator<Item = Option<u64>>) -> Arc<Self> {
-        let listeners = listener_max.into_iter().map(Counted::new).collect();
-        Arc::new(Self { global: Counted::new(global_max), listeners })
+    /// The process's limit.
+    pub fn new(global_max: Option<u64>) -> Arc<Self> {
+        Arc::new(Self { global: ConnectionCount::new(global_max) })
     }
 
-    /// Counts one more connection, or says which limit refuses it.
-    pub fn admit(&self, listener: u32, ignore_global: bool) -> Result<(), LimitReached> {
-        let counted = self.listeners.get(listener as usize);
-        if !counted.is_none_or(Counted::admit) {
+    /// Counts one more connection of a listener, or says which limit refuses it.
+    pub fn admit(&self, listener: &ConnectionCount, ignore_global: bool) -> Result<(), LimitReached> {
+        if !listener.admit() {
             return Err(LimitReached::Listener);
         }
         if ignore_global || self.global.admit() {
             return Ok(());
         }
-        if let Some(counted) = counted {
-            counted.release();
-        }
+        listener.release();
         Err(LimitReached::Global)
     }
 
     /// Counts one connection less.
-    pub fn release(&self, listener: u32, ignore_global: bool) {
-        if let Some(counted) = self.listeners.get(listener as usize) {
-            counted.release();
-        }
+    pub fn release(&self, listener: &ConnectionCount, ignore_global: bool) {
+        listener.release();
         if !ignore_global {
             self.global.release();
         }
@@ -85,18 +86,19 @@ mod tests {
 
     #[test]
     fn each_limit_refuses_what_is_over_it() {
-        let limits = ConnectionLimits::new(Some(2), [Some(1), None]);
-        assert_eq!(limits.admit(0, false), Ok(()));
-        assert_eq!(limits.admit(0, false), Err(LimitReached::Listener));
-        assert_eq!(limits.admit(1, false), Ok(()));
-        assert_eq!(limits.admit(1, false), Err(LimitReached::Global));
-        assert_eq!(limits.admit(1, true), Ok(()));
-        limits.release(0, false);
-        assert_eq!(limits.admit(0, false), Ok(()));
+        let limits = ConnectionLimits::new(Some(2));
+        let (one, any) = (ConnectionCount::new(Some(1)), ConnectionCount::new(None));
+        assert_eq!(limits.admit(&one, false), Ok(()));
+        assert_eq!(limits.admit(&one, false), Err(LimitReached::Listener));
+        assert_eq!(limits.admit(&any, false), Ok(()));
+        assert_eq!(limits.admit(&any, false), Err(LimitReached::Global));
+        assert_eq!(limits.admit(&any, true), Ok(()));
+        limits.release(&one, false);
+        assert_eq!(limits.admit(&one, false), Ok(()));
         // A connection that the global limit refused does not count for its listener.
-        assert_eq!(limits.admit(0, false), Err(LimitReached::Listener));
-        limits.release(0, false);
-        limits.release(1, false);
-        assert_eq!(limits.admit(0, false), Ok(()));
+        assert_eq!(limits.admit(&one, false), Err(LimitReached::Listener));
+        limits.release(&one, false);
+        limits.release(&any, false);
+        assert_eq!(limits.admit(&one, false), Ok(()));
     }
 }

@@ -16,6 +16,7 @@ use crate::listener::chain_match::{ChainIndex, ConnectionFacts};
 use crate::slab::{Slab, SlabKey};
 use crate::telemetry::names::{HttpStat, ListenerStat};
 use crate::transport::Transport;
+use crate::worker::ListenerHandle;
 use crate::worker::connection_limit::LimitReached;
 
 /// The connections of one core.
@@ -118,10 +119,11 @@ impl Connections {
         self.slots.remove(key);
     }
 
-    /// Takes out every idle connection.
-    pub(super) fn take_idle(&mut self) -> Vec<Connection> {
+    /// Takes out every idle connection that is `wanted`.
+    pub(super) fn take_idle(&mut self, wanted: impl Fn(&Connection) -> bool) -> Vec<Connection> {
+        let is_wanted = |slot: &Slot| slot.connection.as_ref().is_some_and(&wanted);
         let keys: Vec<SlabKey> =
-            self.slots.iter_mut().filter(|(_, slot)| slot.connection.is_some()).map(|(key, _)| key).collect();
+            self.slots.iter_mut().filter(|(_, slot)| is_wanted(slot)).map(|(key, _)| key).collect();
         keys.into_iter().filter_map(|key| self.slots.remove(key)?.connection).collect()
     }
 
@@ -141,7 +143,6 @@ impl Connections {
                 self.idle_checks.push_back(IdleCheck { at: from + check.timeout, ..check });
             }
         }
-        let snapshot = core.snapshot();
         // A handshake that has begun has a timer of its own, with its runner.
         while self.handshake_checks.front().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.handshake_checks.pop_front() else { break };
@@ -149,9 +150,8 @@ impl Connections {
             if waits.is_some_and(|connection| connection.client.socket.is_handshaking())
                 && let Some(connection) = self.slots.remove(key).and_then(|slot| slot.connection)
             {
-                if let Some(listener) = snapshot.listeners.get(connection.listener as usize) {
-                    listener.stats.increment(core.core, ListenerStat::DownstreamCxTransportSocketConnectTimeout);
-                }
+                let stats = &connection.listener.stats;
+                stats.increment(core.core, ListenerStat::DownstreamCxTransportSocketConnectTimeout);
                 expired.push((connection, Rest::Abort));
             }
         }
@@ -162,8 +162,7 @@ impl Connections {
                 Some(slot) => match &slot.connection {
                     Some(connection) if connection.client.socket.queued_bytes() > 0 => {
                         let socket = &connection.client.socket;
-                        let listener = snapshot.listeners.get(connection.listener as usize);
-                        let chain = listener.and_then(|listener| listener.chain(connection.info.chain));
+                        let chain = connection.listener.chain(connection.info.chain);
                         let manager = chain.and_then(FilterChain::http);
                         let timeout = manager.and_then(|manager| manager.timeouts.write_progress);
                         let stuck = timeout.is_some_and(|it| now.since(socket.last_write_progress()) >= it);
@@ -196,18 +195,22 @@ impl Connections {
 }
 
 fn count_idle_timeout(core: &CoreState, slot: &Slot) {
-    let snapshot = core.snapshot();
     let Some(connection) = &slot.connection else { return };
-    let chain = snapshot.listeners.get(connection.listener as usize).and_then(|it| it.chain(connection.info.chain));
-    if let Some(manager) = chain.and_then(FilterChain::http) {
+    if let Some(manager) = connection.listener.chain(connection.info.chain).and_then(FilterChain::http) {
         manager.stats.increment(core.core, HttpStat::DownstreamCxIdleTimeout);
     }
 }
 
 /// A new connection whose filter chain is not chosen yet; `None` where a limit refuses it.
-pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket: Socket) -> Option<Connection> {
+pub(super) fn open(core: &Rc<CoreState>, listener: &ListenerHandle, socket: Socket) -> Option<Connection> {
     let stats = &listener.stats;
-    if let Err(reached) = core.limits.admit(index, listener.ignore_global_connection_limit) {
+    let local = Address::from(&socket.local_addr().ok()?);
+    // A client on a unix socket has no address of its own; Envoy shows the listener's.
+    let direct_remote = match Address::from(&socket.peer_addr().ok()?) {
+        Address::Pipe(path) if path.as_os_str().is_empty() => local.clone(),
+        address => address,
+    };
+    if let Err(reached) = core.limits.admit(&listener.connections, listener.ignore_global_connection_limit) {
         let stat = match reached {
             LimitReached::Listener => ListenerStat::DownstreamCxOverflow,
             LimitReached::Global => ListenerStat::DownstreamGlobalCxOverflow,
@@ -215,18 +218,12 @@ pub(super) fn open(core: &Rc<CoreState>, listener: &Listener, index: u32, socket
         stats.increment(core.core, stat);
         return None;
     }
-    let local = Address::from(&socket.local_addr().ok()?);
-    // A client on a unix socket has no address of its own; Envoy shows the listener's.
-    let direct_remote = match Address::from(&socket.peer_addr().ok()?) {
-        Address::Pipe(path) if path.as_os_str().is_empty() => local.clone(),
-        address => address,
-    };
     stats.increment(core.core, ListenerStat::DownstreamPreCxActive);
     let info = ConnectionInfo { id: 0, direct_remote, local, chain: None, secure: false, tls: None };
     Some(Connection {
         client: Client::new(Transport::from(socket), false),
         info,
-        listener: index,
+        listener: Rc::clone(listener),
         opened_at: core.ring.now(),
         request_count: 0,
         is_http1: false,
@@ -279,7 +276,7 @@ pub(super) fn choose(
 /// A connection that is over.
 pub(super) struct EndedConnection {
     pub socket: Option<Transport>,
-    pub listener: u32,
+    pub listener: ListenerHandle,
     pub chain: Option<ChainIndex>,
     pub opened_at: Nanos,
     pub is_http1: bool,
@@ -294,9 +291,8 @@ pub(super) fn close(core: &Rc<CoreState>, connection: Connection, rest: Rest) {
 
 /// Closes what is left of a connection and counts its end.
 pub(super) fn close_ended(core: &Rc<CoreState>, ended: EndedConnection, rest: Rest) {
-    let snapshot = core.snapshot();
-    let Some(listener) = snapshot.listeners.get(ended.listener as usize) else { return };
-    core.limits.release(ended.listener, listener.ignore_global_connection_limit);
+    let listener = &ended.listener;
+    core.limits.release(&listener.connections, listener.ignore_global_connection_limit);
     let Some(chain) = listener.chain(ended.chain) else {
         listener.stats.decrement(core.core, ListenerStat::DownstreamPreCxActive);
         return;

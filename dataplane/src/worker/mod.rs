@@ -14,7 +14,8 @@ pub mod thread;
 pub mod watchdog;
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -23,10 +24,11 @@ use std::time::Duration;
 use self::connections::{Connections, EndedConnection};
 use self::runner::{Job, Runners};
 use crate::config::publish::Subscriber;
-use crate::config::snapshot::FilterChain;
+use crate::config::snapshot::{FilterChain, Listener, Listening, Snapshot};
 use crate::downstream::connection::{Connection, Rest};
 use crate::downstream::http2::Http2Connection;
 use crate::exchange::core_state::CoreState;
+use crate::listener::socket::ListenSockets;
 use crate::slab::SlabKey;
 use crate::upstream::pool::UPSTREAM_TOKEN_BIT;
 
@@ -42,18 +44,38 @@ pub struct Worker {
     pub core: Rc<CoreState>,
     connections: RefCell<Connections>,
     runners: RefCell<Runners>,
-    /// Tasks that accept or drive an HTTP/2 connection, to be woken when the process's phase changes.
+    /// Tasks that accept, or drive a connection of their own, to be woken when the process's phase changes or a listener has drained.
     phase_watchers: RefCell<Vec<Waker>>,
+    /// The sockets of the snapshot that this worker accepts on.
+    accepting: RefCell<Vec<(Arc<ListenSockets>, Rc<AcceptSlot>)>>,
+    /// Listeners that were replaced or removed, until the rest of their connections was told to end.
+    draining: RefCell<Vec<ListenerHandle>>,
     /// Grows whenever they were woken.
     phase_epoch: Cell<u64>,
 }
 
-/// A listening socket that this worker accepts on.
+/// A listener, as the connections of one core share it.
+pub type ListenerHandle = Rc<Arc<Listener>>;
+
+/// Which listener a socket's connections go to. An update replaces it while the socket goes on.
+struct AcceptSlot {
+    listener: RefCell<ListenerHandle>,
+    /// The address is no longer configured.
+    is_over: Cell<bool>,
+}
+
+/// A listening socket that this worker accepts on from its start, besides those of the snapshot.
 pub struct WorkerListener {
     /// The listener's place in the snapshot.
     pub listener: u32,
     /// Accepts its connections.
     pub accepting: torus_ring::Listener,
+}
+
+impl AcceptSlot {
+    fn new(listener: &Arc<Listener>) -> Rc<Self> {
+        Rc::new(Self { listener: RefCell::new(Rc::new(Arc::clone(listener))), is_over: Cell::new(false) })
+    }
 }
 
 impl Worker {
@@ -64,6 +86,8 @@ impl Worker {
             connections: RefCell::default(),
             runners: RefCell::default(),
             phase_watchers: RefCell::default(),
+            accepting: RefCell::default(),
+            draining: RefCell::default(),
             phase_epoch: Cell::new(0),
         })
     }
@@ -71,9 +95,14 @@ impl Worker {
     /// Begins to accept and serve on the core's ring.
     pub fn start(self: &Rc<Self>, listeners: Vec<WorkerListener>) {
         let ring = &self.core.ring;
-        for listener in listeners {
-            ring.spawn(Rc::clone(self).accept(listener));
+        let snapshot = self.core.snapshot();
+        for WorkerListener { listener, accepting } in listeners {
+            if let Some(listener) = snapshot.listeners.get(listener as usize) {
+                ring.spawn(Rc::clone(self).accept(AcceptSlot::new(listener), accepting));
+            }
         }
+        self.listen(&snapshot);
+        drop(snapshot);
         ring.spawn(Rc::clone(self).dispatch());
         ring.spawn(Rc::clone(self).sweep());
         ring.spawn(Rc::clone(self).flush_logs());
@@ -91,16 +120,14 @@ impl Worker {
         let lifecycle = Arc::clone(&self.core.lifecycle);
         loop {
             if let Some(snapshot) = subscriber.take_newer() {
+                self.listen(&snapshot);
                 self.core.set_snapshot(snapshot);
             }
             let phase = lifecycle.phase();
             if phase.is_leaving() {
                 self.close_idle();
             }
-            self.phase_epoch.set(self.phase_epoch.get() + 1);
-            for watcher in self.phase_watchers.borrow_mut().drain(..) {
-                watcher.wake();
-            }
+            self.wake_watchers();
             self.report();
             if phase.is_ended() {
                 return;
@@ -115,21 +142,61 @@ impl Worker {
         self.core.lifecycle.report(self.core.core, phase, self.connections.borrow().len() as u64);
     }
 
-    /// Accepts until the process's phase says otherwise.
-    async fn accept(self: Rc<Self>, mut listener: WorkerListener) {
+    /// Accepts on the sockets of `snapshot` and no others; a socket that stays loses no connection.
+    fn listen(self: &Rc<Self>, snapshot: &Snapshot) {
+        let mut accepting = self.accepting.borrow_mut();
+        accepting.retain(|(sockets, slot)| {
+            let stays = snapshot.listening.iter().any(|listening| Arc::ptr_eq(&listening.sockets, sockets));
+            if !stays {
+                slot.is_over.set(true);
+                self.draining.borrow_mut().push(Rc::clone(&slot.listener.borrow()));
+            }
+            stays
+        });
+        for Listening { listener, sockets } in &snapshot.listening {
+            if let Some((_, slot)) = accepting.iter().find(|(known, _)| Arc::ptr_eq(known, sockets)) {
+                let mut current = slot.listener.borrow_mut();
+                if !Arc::ptr_eq(&current, listener) {
+                    let before = std::mem::replace(&mut *current, Rc::new(Arc::clone(listener)));
+                    self.draining.borrow_mut().push(before);
+                }
+                continue;
+            }
+            match sockets.for_worker(usize::from(self.core.core.0)) {
+                Ok(socket) => {
+                    let slot = AcceptSlot::new(listener);
+                    accepting.push((Arc::clone(sockets), Rc::clone(&slot)));
+                    let ring = &self.core.ring;
+                    ring.spawn(Rc::clone(self).accept(slot, ring.listen(socket)));
+                }
+                Err(error) => {
+                    let (name, address) = (&listener.name, &sockets.address);
+                    tracing::error!(
+                        target: "connection",
+                        "listener `{name}`: a worker cannot accept on {address}: {error}; raise the limit of open files (ulimit -n)"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Accepts until the process's phase says otherwise, or the address is configured no longer.
+    async fn accept(self: Rc<Self>, slot: Rc<AcceptSlot>, mut accepting: torus_ring::Listener) {
         let core = &self.core;
-        let snapshot = core.snapshot();
-        let direction = snapshot.listeners.get(listener.listener as usize).map(|listener| listener.direction);
-        let direction = direction.unwrap_or_default();
-        drop(snapshot);
         let mut seen_epoch = None;
+        let mut is_stopped = false;
         loop {
             let accepted = poll_fn(|cx| {
                 let phase = core.lifecycle.phase();
-                if phase.listeners_stopped(direction) {
+                if phase.listeners_stopped(slot.listener.borrow().direction) {
                     return Poll::Ready(None);
                 }
-                let accepted = if phase.is_warming() { Poll::Pending } else { listener.accepting.poll_accept(cx) };
+                if slot.is_over.get() && !is_stopped {
+                    is_stopped = true;
+                    accepting.stop();
+                }
+                let waits = phase.is_warming() && !is_stopped;
+                let accepted = if waits { Poll::Pending } else { accepting.poll_accept(cx) };
                 if accepted.is_pending() {
                     self.watch_phase(&mut seen_epoch, cx);
                 }
@@ -138,7 +205,12 @@ impl Worker {
             .await;
             match accepted {
                 None => return,
-                Some(Ok(socket)) => self.admit(listener.listener, socket),
+                Some(Ok(socket)) => self.admit(&slot.listener.borrow(), socket),
+                Some(Err(error)) if is_stopped && error.kind() == std::io::ErrorKind::NotConnected => return,
+                // The config thread has shut the socket; the word that it is over is on the way.
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                    core.ring.sleep(ACCEPT_PAUSE).await
+                }
                 Some(Err(error)) => {
                     tracing::warn!(target: "connection", "a connection was not accepted: {error}");
                     core.ring.sleep(ACCEPT_PAUSE).await;
@@ -148,10 +220,8 @@ impl Worker {
     }
 
     /// Takes a new connection, unless a limit is reached.
-    fn admit(self: &Rc<Self>, index: u32, socket: torus_ring::Socket) {
-        let snapshot = self.core.snapshot();
-        let Some(listener) = snapshot.listeners.get(index as usize) else { return };
-        let Some(connection) = connections::open(&self.core, listener, index, socket) else { return };
+    fn admit(self: &Rc<Self>, listener: &ListenerHandle, socket: torus_ring::Socket) {
+        let Some(connection) = connections::open(&self.core, listener, socket) else { return };
         let now = self.core.ring.now();
         if !listener.filters.is_empty() {
             let key = self.connections.borrow_mut().insert_unchosen(connection, now, listener.filters_timeout);
@@ -175,22 +245,19 @@ impl Worker {
 
     /// Lets the listener filters look at a connection's first bytes and gives it its filter chain; `None` where it is over.
     async fn establish(&self, key: SlabKey, mut connection: Connection) -> Option<Connection> {
-        let snapshot = self.core.snapshot();
-        let chosen = match snapshot.listeners.get(connection.listener as usize) {
-            Some(listener) => match inspect::inspect(&self.core, listener, &mut connection).await {
-                Some(facts) => {
-                    let chosen = connections::choose(&self.core, listener, connection, &facts);
-                    if let Some(chain) = chosen.as_ref().and_then(|chosen| listener.chain(chosen.info.chain)) {
-                        self.connections.borrow_mut().expire(key, self.core.ring.now(), chain);
-                    }
-                    chosen
+        let listener = Rc::clone(&connection.listener);
+        let chosen = match inspect::inspect(&self.core, &listener, &mut connection).await {
+            Some(facts) => {
+                let chosen = connections::choose(&self.core, &listener, connection, &facts);
+                if let Some(chain) = chosen.as_ref().and_then(|chosen| listener.chain(chosen.info.chain)) {
+                    self.connections.borrow_mut().expire(key, self.core.ring.now(), chain);
                 }
-                None => {
-                    connections::close(&self.core, connection, Rest::Gone);
-                    None
-                }
-            },
-            None => None,
+                chosen
+            }
+            None => {
+                connections::close(&self.core, connection, Rest::Gone);
+                None
+            }
         };
         if chosen.is_none() {
             self.connections.borrow_mut().remove(key);
@@ -229,8 +296,31 @@ impl Worker {
             for (connection, rest) in expired {
                 connections::close(&self.core, connection, rest);
             }
+            self.end_drained();
             self.report();
         }
+    }
+
+    /// Closes what is idle or no HTTP on listeners whose drain time is over; what is busy closes after its reply.
+    fn end_drained(&self) {
+        let lifecycle = &self.core.lifecycle;
+        let mut over = Vec::new();
+        self.draining.borrow_mut().retain(|listener| {
+            let is_over = lifecycle.drain_time_is_over(listener);
+            if is_over {
+                over.push(Rc::clone(listener));
+            }
+            !is_over
+        });
+        if over.is_empty() {
+            return;
+        }
+        let is_over = |connection: &Connection| over.iter().any(|it| Arc::ptr_eq(it, &connection.listener));
+        let idle = self.connections.borrow_mut().take_idle(is_over);
+        for connection in idle {
+            connections::close(&self.core, connection, Rest::Close);
+        }
+        self.wake_watchers();
     }
 
     async fn flush_logs(self: Rc<Self>) {
@@ -242,7 +332,7 @@ impl Worker {
     }
 
     fn close_idle(&self) {
-        let idle = self.connections.borrow_mut().take_idle();
+        let idle = self.connections.borrow_mut().take_idle(|_| true);
         for connection in idle {
             connections::close(&self.core, connection, Rest::Close);
         }
@@ -275,9 +365,17 @@ impl Worker {
         }
     }
 
-    /// Serves a connection that is not read as HTTP to its end.
+    /// Serves a connection that is not read as HTTP to its end, or to that of the drain of its listener.
     async fn serve_raw(self: Rc<Self>, key: SlabKey, mut connection: Connection) {
-        let rest = connection.serve_raw(&self.core).await;
+        let rest = {
+            let mut serving = pin!(connection.serve_raw(&self.core));
+            let mut seen_epoch = None;
+            poll_fn(|cx| {
+                self.watch_phase(&mut seen_epoch, cx);
+                serving.as_mut().poll(cx)
+            })
+            .await
+        };
         self.connections.borrow_mut().remove(key);
         connections::close(&self.core, connection, rest);
         if self.core.lifecycle.phase().is_leaving() {
@@ -288,16 +386,12 @@ impl Worker {
     /// Drives an HTTP/2 connection to its end; its requests go to runners.
     async fn serve_http2(self: Rc<Self>, key: SlabKey, connection: Connection) {
         let core = &self.core;
-        let Connection { client, info, listener: index, opened_at, .. } = connection;
+        let Connection { client, info, listener, opened_at, .. } = connection;
         let chain = info.chain;
         let socket = client.into_http2(&core.ring);
-        let snapshot = core.snapshot();
-        let listener = snapshot.listeners.get(index as usize);
-        let manager = listener.and_then(|listener| listener.chain(chain)).and_then(FilterChain::http);
-        let (socket, rest) = match listener.zip(manager) {
-            Some((listener, manager)) => {
-                let mut connection = Http2Connection::new(core, socket, info, index, listener, manager);
-                drop(snapshot);
+        let (socket, rest) = match listener.chain(chain).and_then(FilterChain::http) {
+            Some(manager) => {
+                let mut connection = Http2Connection::new(core, socket, info, &listener, manager);
                 let mut seen_epoch = None;
                 loop {
                     let request = poll_fn(|cx| {
@@ -314,14 +408,21 @@ impl Worker {
             None => (Some(socket), Rest::Close),
         };
         self.connections.borrow_mut().remove(key);
-        let ended = EndedConnection { socket, listener: index, chain, opened_at, is_http1: false };
+        let ended = EndedConnection { socket, listener, chain, opened_at, is_http1: false };
         connections::close_ended(core, ended, rest);
         if core.lifecycle.phase().is_leaving() {
             self.report();
         }
     }
 
-    /// Has the task woken when the process's phase changes; `seen_epoch` is the task's own memory of having asked.
+    fn wake_watchers(&self) {
+        self.phase_epoch.set(self.phase_epoch.get() + 1);
+        for watcher in self.phase_watchers.borrow_mut().drain(..) {
+            watcher.wake();
+        }
+    }
+
+    /// Has the task woken when the process's phase changes or a listener has drained; `seen_epoch` is the task's own memory of having asked.
     fn watch_phase(&self, seen_epoch: &mut Option<u64>, cx: &Context<'_>) {
         let epoch = self.phase_epoch.get();
         if *seen_epoch != Some(epoch) {

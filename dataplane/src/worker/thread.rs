@@ -1,7 +1,6 @@
 //! The thread of one worker: pinned, with a ring of its own.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -9,9 +8,9 @@ use std::thread::JoinHandle;
 use thiserror::Error;
 use torus_ring::{DriverReport, Heartbeat, RemoteWake, Ring, RingConfig, SetupError};
 
+use super::Worker;
 use super::connection_limit::ConnectionLimits;
 use super::random::Random;
-use super::{Worker, WorkerListener};
 use crate::config::lifecycle::Lifecycle;
 use crate::config::publish::Subscriber;
 use crate::config::snapshot::Snapshot;
@@ -19,17 +18,12 @@ use crate::exchange::core_state::{CoreParts, CoreState};
 use crate::telemetry::access_log::LogBuffers;
 use crate::telemetry::access_log::sink::LogSinks;
 
-/// The listening sockets of one worker, by the listener's place in the snapshot.
-pub type WorkerSockets = Vec<(u32, OwnedFd)>;
-
 /// What a worker's thread is given.
 pub struct WorkerPlan {
     /// Where it runs; `None` leaves that to the kernel.
     pub cpu: Option<usize>,
     /// Its ring.
     pub ring: RingConfig,
-    /// Its listening sockets, by the listener's place in the snapshot.
-    pub sockets: WorkerSockets,
     /// The configuration to start with.
     pub snapshot: Arc<Snapshot>,
     /// Later configurations; it also says which worker this is.
@@ -112,9 +106,7 @@ fn run(plan: WorkerPlan, started: &mpsc::SyncSender<Started>) {
         log_buffers: LogBuffers::new(plan.log_sinks, core),
     });
     let worker = Worker::new(state);
-    let listeners =
-        plan.sockets.into_iter().map(|(listener, socket)| WorkerListener { listener, accepting: ring.listen(socket) });
-    worker.start(listeners.collect());
+    worker.start(Vec::new());
     if started.send(Ok((wake, ring.heartbeat(), ring.report().clone()))).is_ok() {
         worker.run(subscriber);
     }

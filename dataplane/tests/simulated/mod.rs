@@ -77,7 +77,7 @@ pub(crate) fn run(seed: u64) -> Outcome {
         core: Core(0),
         random: Random::seeded(random.next_u64()),
         lifecycle: Lifecycle::new(1, Duration::from_secs(5), DrainStrategy::Immediate),
-        limits: ConnectionLimits::new(None, [None]),
+        limits: ConnectionLimits::new(None),
         snapshot,
         log_buffers: LogBuffers::new(log_sinks, Core(0)),
     });

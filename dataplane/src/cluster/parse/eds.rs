@@ -8,10 +8,10 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::{Discovery, endpoints};
-use crate::cluster::eds::{EdsPlan, POLL_INTERVAL};
+use crate::cluster::eds::{EdsPlan, EdsSource, POLL_INTERVAL};
 use crate::cluster::{Cluster, EndpointSet, Host};
 use crate::config::address::Address;
-use crate::config::parse::ParseContext;
+use crate::config::parse::{ParseContext, config_source};
 use crate::config::reject::Refused;
 
 /// Where the endpoints of an EDS cluster come from.
@@ -31,8 +31,17 @@ pub(super) fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Resu
 fn source_plan(source: &core::ConfigSource, name: &str, context: &mut ParseContext) -> Result<EdsPlan, Refused> {
     use core::config_source::ConfigSourceSpecifier;
     let fetch_timeout = context.duration("initial_fetch_timeout", &source.initial_fetch_timeout)?;
-    let Some(ConfigSourceSpecifier::PathConfigSource(file)) = &source.config_source_specifier else {
-        return Err(context.reject("", "needs a path_config_source; other sources are not there yet in this version"));
+    let fetch_timeout = fetch_timeout.unwrap_or(FETCH_TIMEOUT);
+    let file = match &source.config_source_specifier {
+        Some(ConfigSourceSpecifier::PathConfigSource(file)) => file,
+        Some(ConfigSourceSpecifier::Ads(_)) => {
+            config_source::aggregated(source, context)?;
+            return Ok(EdsPlan { source: EdsSource::Ads, name: name.into(), fetch_timeout });
+        }
+        _ => {
+            let reason = "needs ads or a path_config_source; other sources are not there yet in this version";
+            return Err(context.reject("", reason));
+        }
     };
     context.within("path_config_source", |context| {
         let path = context.non_empty("path", &file.path)?;
@@ -42,10 +51,12 @@ fn source_plan(source: &core::ConfigSource, name: &str, context: &mut ParseConte
         }
         let poll_interval = context.duration("poll_interval", &file.poll_interval)?;
         Ok(EdsPlan {
-            path: path.into(),
-            poll_interval: poll_interval.filter(|interval| !interval.is_zero()).unwrap_or(POLL_INTERVAL),
+            source: EdsSource::File {
+                path: path.into(),
+                poll_interval: poll_interval.filter(|interval| !interval.is_zero()).unwrap_or(POLL_INTERVAL),
+            },
             name: name.into(),
-            fetch_timeout: fetch_timeout.unwrap_or(FETCH_TIMEOUT),
+            fetch_timeout,
         })
     })
 }

@@ -10,6 +10,7 @@ use envoy_types::pb::google::protobuf;
 use super::runtime::Runtime;
 use crate::cluster::ClusterIndex;
 use crate::config::reject::{Problems, Refused};
+use crate::config::snapshot::RouteIndex;
 use crate::telemetry::access_log::sink::{FlushOptions, LogSinks};
 use crate::telemetry::registry::Registry;
 
@@ -23,8 +24,12 @@ pub struct ParseContext {
     pub problems: Problems,
     /// The place of each cluster in the snapshot.
     pub cluster_by_name: HashMap<Box<str>, ClusterIndex>,
-    /// Whether a route to a cluster that is not there is an error. Source: RouteConfiguration.validate_clusters, which is on
-    /// for static route tables and off for discovered ones.
+    /// The place of each discovered route table in the snapshot.
+    pub route_by_name: HashMap<Box<str>, RouteIndex>,
+    /// Whether there is a stream that brings resources of every kind. Source: Bootstrap.dynamic_resources.ads_config.
+    pub has_ads: bool,
+    /// Whether it is an error to name a cluster that is not there. Off while reading what may come before its clusters; a route
+    /// table of its own sets it. Source: RouteConfiguration.validate_clusters.
     pub validate_clusters: bool,
     /// Workers and the config thread, for [`crate::telemetry::counters::Stats::new`].
     pub core_count: usize,
@@ -62,6 +67,8 @@ impl ParseContext {
         Self {
             problems: Problems::default(),
             cluster_by_name: HashMap::new(),
+            route_by_name: HashMap::new(),
+            has_ads: false,
             validate_clusters: true,
             core_count,
             runtime: Runtime::default(),
@@ -145,6 +152,16 @@ impl ParseContext {
         let known = self.cluster_by_name.keys().map(|known| &**known);
         let nearest: Option<Box<str>> = torus_xds::diagnostic::nearest(name, known).map(Into::into);
         Err(self.problems.reject_with(field, format!("unknown cluster `{name}`"), nearest.as_deref()))
+    }
+
+    /// The place of the discovered route table `name`, which it keeps.
+    pub fn route_index(&mut self, name: &str) -> RouteIndex {
+        if let Some(index) = self.route_by_name.get(name) {
+            return *index;
+        }
+        let index = RouteIndex(u32::try_from(self.route_by_name.len()).unwrap_or(u32::MAX));
+        self.route_by_name.insert(name.into(), index);
+        index
     }
 
     /// The duration in `field`, `None` where it is absent. Negative ones and those beyond 10,000 years are refused.

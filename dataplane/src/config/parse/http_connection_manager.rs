@@ -1,6 +1,5 @@
 //! `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager` becomes an [`HttpConnectionManager`].
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -11,11 +10,11 @@ use torus_codec::{Limits, RequestOptions};
 use torus_xds::wire;
 
 use super::context::type_name;
-use super::{ParseContext, cidr, http_filters, http2_options};
+use super::{ParseContext, cidr, config_source, http_filters, http2_options};
 use crate::config::reject::Refused;
 use crate::downstream::edge::{ClientCertDetails, ForwardClientCert};
 use crate::downstream::{
-    CodecType, EdgeOptions, EscapedSlashes, HeaderCase, Http1Options, HttpConnectionManager, HttpTimeouts,
+    CodecType, EdgeOptions, EscapedSlashes, HeaderCase, Http1Options, HttpConnectionManager, HttpTimeouts, RouteSource,
     ServerHeader, StripPort, UnderscoreAction, UserAgent,
 };
 use crate::route::RouteTable;
@@ -57,8 +56,7 @@ pub fn parse(
     header_value("server_name", &config.server_name, context);
     let server_name = if config.server_name.is_empty() { "envoy" } else { &config.server_name };
     context.problems.clean_since(start)?;
-    let routes = Arc::new(routes?);
-    let edge = EdgeOptions { internal_only_headers: routes.internal_only_headers.clone(), ..edge? };
+    let (routes, edge) = (routes?, edge?);
     let registry = &context.registry;
     let request_options = RequestOptions {
         limits: Limits {
@@ -221,10 +219,10 @@ fn route_table(
     bytes: &[u8],
     config: &proto::HttpConnectionManager,
     context: &mut ParseContext,
-) -> Result<RouteTable, Refused> {
+) -> Result<RouteSource, Refused> {
     use proto::http_connection_manager::RouteSpecifier;
     match &config.route_specifier {
-        Some(RouteSpecifier::Rds(_)) => Err(context.reject("rds", "route discovery is not there yet in this version")),
+        Some(RouteSpecifier::Rds(rds)) => context.within("rds", |context| discovered(rds, context)),
         Some(RouteSpecifier::ScopedRoutes(_)) => {
             Err(context.reject("scoped_routes", "scoped routes are not there yet in this version"))
         }
@@ -235,11 +233,21 @@ fn route_table(
             }
             context.within("route_config", |context| {
                 // A table that comes with its clusters is checked against them unless it says otherwise.
-                context.validate_clusters = true;
-                RouteTable::parse_wire(&parts, context)
+                let before = std::mem::replace(&mut context.validate_clusters, true);
+                let table = RouteTable::parse_wire(&parts, context);
+                context.validate_clusters = before;
+                table.map(|table| RouteSource::Own(Box::new(table)))
             })
         }
     }
+}
+
+/// A table that the stream of all discovery brings.
+fn discovered(rds: &proto::Rds, context: &mut ParseContext) -> Result<RouteSource, Refused> {
+    let source = context.required("config_source", &rds.config_source)?;
+    context.within("config_source", |context| config_source::aggregated(source, context))?;
+    let name = context.non_empty("route_config_name", &rds.route_config_name)?;
+    Ok(RouteSource::Discovered(context.route_index(name)))
 }
 
 fn server_header(config: &proto::HttpConnectionManager) -> ServerHeader {
@@ -317,8 +325,6 @@ fn edge_options(
                 dns: details.dns,
             },
         ),
-        // They come with the route table, which the caller knows.
-        internal_only_headers: Vec::new(),
     })
 }
 

@@ -15,10 +15,13 @@ use super::socket_option;
 use super::{ParseContext, address, chain_match, listener_filters, tcp_proxy};
 use crate::config::address::Address;
 use crate::config::reject::Refused;
-use crate::config::snapshot::{FilterChain, ListenSocketOptions, Listener, NetworkFilter, TrafficDirection};
+use crate::config::snapshot::{
+    FilterChain, ListenSocketOptions, Listener, ListenerDrain, NetworkFilter, TrafficDirection,
+};
 use crate::listener::chain_match::{ChainCriteria, ChainIndex, ChainMatcher};
 use crate::tls::server::HANDSHAKE_TIMEOUT;
 use crate::tls::{ServerTls, parse_server};
+use crate::worker::connection_limit::ConnectionCount;
 
 /// Compiles `config`.
 pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Listener, Refused> {
@@ -60,7 +63,8 @@ pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Lis
         reuse_port,
         backlog: config.tcp_backlog_size.map_or_else(system_backlog, |size| size.value),
         connection_buffer_bytes_max,
-        connection_count_max,
+        connections: Arc::new(ConnectionCount::new(connection_count_max)),
+        drain: ListenerDrain::default(),
         accepts_per_turn_max,
         socket,
         additional_sockets,

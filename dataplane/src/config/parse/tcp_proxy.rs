@@ -8,7 +8,7 @@ use proto::tcp_proxy::ClusterSpecifier;
 
 use super::ParseContext;
 use crate::config::reject::Refused;
-use crate::downstream::tcp::{TcpProxy, WeightedCluster};
+use crate::downstream::tcp::{TcpProxy, TcpTarget, WeightedCluster};
 
 /// Compiles `config`.
 pub fn parse(config: &proto::TcpProxy, context: &mut ParseContext) -> Result<TcpProxy, Refused> {
@@ -47,8 +47,7 @@ pub fn parse(config: &proto::TcpProxy, context: &mut ParseContext) -> Result<Tcp
 fn clusters(config: &proto::TcpProxy, context: &mut ParseContext) -> Result<Vec<WeightedCluster>, Refused> {
     match &config.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => {
-            let cluster = context.cluster("cluster", name)?;
-            Ok(vec![WeightedCluster { cluster, weight: 1 }])
+            Ok(vec![WeightedCluster { cluster: target("cluster", name, context)?, weight: 1 }])
         }
         Some(ClusterSpecifier::WeightedClusters(weighted)) => context.within("weighted_clusters", |context| {
             if weighted.clusters.is_empty() {
@@ -59,11 +58,15 @@ fn clusters(config: &proto::TcpProxy, context: &mut ParseContext) -> Result<Vec<
                     return Err(context.reject("weight", "must be at least 1"));
                 }
                 let name = context.non_empty("name", &share.name)?;
-                Ok(WeightedCluster { cluster: context.cluster("name", name)?, weight: share.weight })
+                Ok(WeightedCluster { cluster: target("name", name, context)?, weight: share.weight })
             })
         }),
         None => Err(context.reject("cluster", "one of `cluster` and `weighted_clusters` is required")),
     }
+}
+
+fn target(field: &str, name: &str, context: &mut ParseContext) -> Result<TcpTarget, Refused> {
+    Ok(context.cluster(field, name)?.map_or_else(|| TcpTarget::Named(name.into()), TcpTarget::Index))
 }
 
 /// Source: TcpProxy.idle_timeout, one hour.

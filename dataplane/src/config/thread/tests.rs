@@ -35,6 +35,7 @@ fn start(drain_time: Duration) -> Running {
         admin: Some(admin),
         admin_address_path: None,
         admin_access_logs: Vec::new(),
+        discovery: None,
         facts: Facts::default(),
         turn_ages: Vec::new(),
     };

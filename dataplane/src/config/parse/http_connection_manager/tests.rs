@@ -198,7 +198,8 @@ route_config: {internal_only_headers: [X-Only]}
     );
     assert!(edge.scheme_overwrite.as_deref() == Some("https") && !edge.scheme_match_upstream);
     assert!(edge.user_agent.is_some() && edge.underscores == UnderscoreAction::Drop && edge.trusted_hop_count == 2);
-    assert_eq!(edge.internal_only_headers, [HeaderName::new("x-only").unwrap()]);
+    let RouteSource::Own(table) = &manager.routes else { panic!("the table is its own") };
+    assert_eq!(table.internal_only_headers, [HeaderName::new("x-only").unwrap()]);
     assert_eq!((manager.requests_per_connection_max, manager.header_count_max), (Some(7), 9));
     let http1 = Http1Options {
         accept_http_10: true,

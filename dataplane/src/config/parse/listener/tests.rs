@@ -27,7 +27,7 @@ fn a_small_listener_has_envoys_defaults() {
     assert_eq!(listener.stats.prefix(), "listener.0.0.0.0_8080.");
     assert!(listener.reuse_port && listener.backlog > 0 && !listener.ignore_global_connection_limit);
     assert_eq!(listener.connection_buffer_bytes_max, 1024 * 1024);
-    assert_eq!((listener.connection_count_max, listener.accepts_per_turn_max), (None, None));
+    assert_eq!((listener.connections.max(), listener.accepts_per_turn_max), (None, None));
     let manager = listener.chains[0].http().unwrap();
     assert_eq!(listener.chain_matcher.only(), Some(ChainIndex(0)));
     assert_eq!(manager.listener_stats.prefix(), "listener.0.0.0.0_8080.http.in.");
@@ -230,5 +230,5 @@ fn the_runtime_limits_connections() {
     let layer = torus_xds::from_yaml("{envoy.resource_limits.listener.l.connection_limit: 5}").unwrap();
     context.runtime.add_layer(&layer);
     let text = format!("{{name: l, {ADDRESS}, filter_chains: [{{{CHAIN}}}]}}");
-    assert_eq!(parse_text(&text, &mut context).unwrap().connection_count_max, Some(5));
+    assert_eq!(parse_text(&text, &mut context).unwrap().connections.max(), Some(5));
 }

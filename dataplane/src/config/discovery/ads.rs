@@ -1,0 +1,218 @@
+//! The stream of all discovery to a control plane: connects, speaks, and connects again. What is said is decided elsewhere.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::service::discovery::v3 as discovery;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::rpc;
+use prost::{Message as _, Name as _};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Endpoint;
+use torus_xds::subscription::{BackOff, Body, Protocol, Request, Resource, Response};
+use torus_xds::wire;
+
+use crate::config::address::Address;
+use crate::config::parse::context::type_name;
+use crate::worker::random::Random;
+
+/// Whom to ask, and how. Source: Bootstrap.dynamic_resources.ads_config.
+#[derive(Clone, Debug)]
+pub struct AdsPlan {
+    /// State of the world or delta.
+    pub protocol: Protocol,
+    /// The static cluster of the control plane.
+    pub cluster: Box<str>,
+    /// Says who asks.
+    pub node: core::Node,
+    /// Say so once a stream.
+    pub node_once: bool,
+}
+
+/// What happens on the stream.
+pub enum Event {
+    /// A connection is there; requests go into this.
+    Opened(mpsc::UnboundedSender<Request>),
+    /// An answer, with its type URL.
+    Received(Box<str>, Response),
+    /// The stream is gone, or could not be opened, for this reason.
+    Ended(String),
+}
+
+/// Keeps a stream to one of `targets`, one after the other where they fail. Ends when nobody listens to `events`.
+pub async fn run(plan: AdsPlan, targets: impl Fn() -> Vec<Address>, events: mpsc::Sender<Event>) {
+    let mut back_off = BackOff::new(BACK_OFF_BASE, BACK_OFF_MAX);
+    let mut random = Random::from_entropy();
+    let mut turn = 0usize;
+    loop {
+        let targets = targets();
+        let target = targets.get(turn.checked_rem(targets.len()).unwrap_or(0));
+        let outcome = match target {
+            None => Err(format!("cluster `{}` has no endpoint", plan.cluster)),
+            Some(address) => follow(&plan, address, &events, &mut back_off).await,
+        };
+        let reason = outcome.err().unwrap_or_else(|| "the server ended the stream".to_owned());
+        if events.send(Event::Ended(reason)).await.is_err() {
+            return;
+        }
+        turn = turn.wrapping_add(1);
+        tokio::time::sleep(back_off.next(random.next_u64())).await;
+    }
+}
+
+async fn follow(
+    plan: &AdsPlan,
+    address: &Address,
+    events: &mpsc::Sender<Event>,
+    back_off: &mut BackOff,
+) -> Result<(), String> {
+    let uri = match address {
+        Address::Ip(address) => format!("http://{address}"),
+        Address::Pipe(path) => format!("unix:{}", path.display()),
+    };
+    let endpoint = Endpoint::from_shared(uri).map_err(|error| format!("{address}: {error}"))?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let channel = endpoint.connect().await.map_err(|error| {
+        let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        format!("{address}: {cause}")
+    })?;
+    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let (requests, queue) = mpsc::unbounded_channel();
+    // Many servers answer the call itself with their first response only, so that requests go first.
+    events.send(Event::Opened(requests)).await.map_err(|error| error.to_string())?;
+    let queue = UnboundedReceiverStream::new(queue);
+    let node = plan.node.clone();
+    let failed = |status: tonic::Status| format!("{address}: {:?}: {}", status.code(), status.message());
+    match plan.protocol {
+        Protocol::Sotw => {
+            let requests = queue.map(move |request| sotw_request(request, &node));
+            let mut answers = client.stream_aggregated_resources(requests).await.map_err(failed)?.into_inner();
+            while let Some(answer) = answers.message().await.map_err(failed)? {
+                back_off.reset();
+                let (type_url, response) = sotw_response(answer);
+                events.send(Event::Received(type_url, response)).await.map_err(|error| error.to_string())?;
+            }
+        }
+        Protocol::Delta => {
+            let requests = queue.map(move |request| delta_request(request, &node));
+            let mut answers = client.delta_aggregated_resources(requests).await.map_err(failed)?.into_inner();
+            while let Some(answer) = answers.message().await.map_err(failed)? {
+                back_off.reset();
+                let (type_url, response) = delta_response(answer);
+                events.send(Event::Received(type_url, response)).await.map_err(|error| error.to_string())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn texts(names: Vec<Box<str>>) -> Vec<String> {
+    names.into_iter().map(Into::into).collect()
+}
+
+fn sotw_request(request: Request, node: &core::Node) -> discovery::DiscoveryRequest {
+    let (version, names) = match request.ask.body {
+        Body::Sotw { version, resource_names } => (version, resource_names),
+        Body::Delta { subscribe, .. } => ("".into(), subscribe),
+    };
+    discovery::DiscoveryRequest {
+        version_info: version.into(),
+        node: request.with_node.then(|| node.clone()),
+        resource_names: texts(names),
+        type_url: request.type_url.to_string(),
+        response_nonce: request.ask.nonce.into(),
+        error_detail: request.ask.refusal.map(|refusal| status(refusal.message)),
+        ..discovery::DiscoveryRequest::default()
+    }
+}
+
+fn delta_request(request: Request, node: &core::Node) -> discovery::DeltaDiscoveryRequest {
+    let (subscribe, unsubscribe, versions) = match request.ask.body {
+        Body::Delta { subscribe, unsubscribe, initial_versions } => (subscribe, unsubscribe, initial_versions),
+        Body::Sotw { resource_names, .. } => (resource_names, Vec::new(), Vec::new()),
+    };
+    discovery::DeltaDiscoveryRequest {
+        node: request.with_node.then(|| node.clone()),
+        type_url: request.type_url.to_string(),
+        resource_names_subscribe: texts(subscribe),
+        resource_names_unsubscribe: texts(unsubscribe),
+        initial_resource_versions: versions.into_iter().map(|(name, version)| (name.into(), version.into())).collect(),
+        response_nonce: request.ask.nonce.into(),
+        error_detail: request.ask.refusal.map(|refusal| status(refusal.message)),
+        ..discovery::DeltaDiscoveryRequest::default()
+    }
+}
+
+fn status(message: String) -> rpc::Status {
+    rpc::Status { code: INVALID_ARGUMENT, message, details: Vec::new() }
+}
+
+fn sotw_response(answer: discovery::DiscoveryResponse) -> (Box<str>, Response) {
+    let response = Response {
+        version: answer.version_info.into(),
+        nonce: answer.nonce.into(),
+        resources: answer.resources.into_iter().map(unwrapped).collect(),
+        removed: Vec::new(),
+    };
+    (answer.type_url.into(), response)
+}
+
+fn delta_response(answer: discovery::DeltaDiscoveryResponse) -> (Box<str>, Response) {
+    let response = Response {
+        version: answer.system_version_info.into(),
+        nonce: answer.nonce.into(),
+        resources: answer.resources.into_iter().map(resource).collect(),
+        removed: answer.removed_resources.into_iter().map(Into::into).collect(),
+    };
+    (answer.type_url.into(), response)
+}
+
+/// A resource of a SotW answer, which may come in a wrapper that names it.
+fn unwrapped(packed: Any) -> Resource {
+    if type_name(&packed.type_url) == discovery::Resource::full_name()
+        && let Ok(wrapper) = discovery::Resource::decode(packed.value.as_slice())
+    {
+        return resource(wrapper);
+    }
+    // The name is the first field of all types that are asked for. Later values of a field win (protobuf.dev, "Encoding").
+    let name = wire::length_values(&packed.value, NAME).last().unwrap_or_default();
+    Resource {
+        name: String::from_utf8_lossy(name).into(),
+        type_url: packed.type_url.into(),
+        body: Some(packed.value),
+        ..Resource::default()
+    }
+}
+
+fn resource(wrapper: discovery::Resource) -> Resource {
+    let ttl = wrapper.ttl.and_then(|ttl| {
+        Some(Duration::new(u64::try_from(ttl.seconds).ok()?, u32::try_from(ttl.nanos).ok().filter(|it| *it < NANOS)?))
+    });
+    let (type_url, body) = wrapper.resource.map_or(("".into(), None), |it| (it.type_url.into(), Some(it.value)));
+    Resource { name: wrapper.name.into(), version: wrapper.version.into(), type_url, body, ttl }
+}
+
+/// Nanoseconds of a second.
+const NANOS: u32 = 1_000_000_000;
+/// Below which the first wait is.
+const BACK_OFF_BASE: Duration = Duration::from_millis(500);
+/// A control plane that is back is found within this.
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A server that is gone without a word is noticed after both.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of one answer.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+/// Source: google/rpc/code.proto.
+const INVALID_ARGUMENT: i32 = 3;
+/// Field number of the name in Cluster, ClusterLoadAssignment, Listener and RouteConfiguration.
+const NAME: u32 = 1;
