@@ -12,6 +12,7 @@ cache="${TORUS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/torus}"
 envoy_version=1.40.0
 deny_version=0.20.2
 nextest_version=0.9.148
+httpwg_version=0.2.5
 gungraun_version=0.20.0 # the same as in Cargo.toml
 mkdir -p "$cache/bin"
 export PATH="$cache/bin:$PATH"
@@ -67,3 +68,5 @@ command -v cargo-nextest >/dev/null 2>&1 ||
     cargo install --locked --root "$cache" "cargo-nextest@$nextest_version"
 [ "$("$cache/bin/gungraun-runner" --version 2>/dev/null)" = "gungraun-runner $gungraun_version" ] ||
     cargo install --quiet --locked --root "$cache" "gungraun-runner@$gungraun_version"
+# HTTP/2 conformance.
+[ -x "$cache/bin/httpwg" ] || cargo install --quiet --locked --root "$cache" "httpwg-cli@$httpwg_version"

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 
 use h2::Reason;
 use h2::server;
+use torus_codec::Malformed;
 use torus_ring::{Nanos, Timer};
 
 use super::connection::Rest;
@@ -31,7 +32,7 @@ use crate::telemetry::counters::Stats;
 use crate::telemetry::names::{Http2Stat, HttpStat};
 use crate::transport::Transport;
 use crate::wire::BodyData;
-use crate::wire::http2::{Excess, Keepalive, KeepaliveOptions, RingIo, SharedSocket, message};
+use crate::wire::http2::{Keepalive, KeepaliveOptions, Offence, RingIo, SharedSocket, message};
 use crate::worker::ListenerHandle;
 
 /// What a connection is from its first byte on.
@@ -164,8 +165,8 @@ impl Http2Connection {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {}
             }
-            if let Some(excess) = self.shared.take_excess() {
-                self.end_at_once(core, excess);
+            if let Some(offence) = self.shared.take_offence() {
+                self.end_at_once(core, offence);
                 continue;
             }
             if core.lifecycle.phase().is_leaving() {
@@ -238,25 +239,28 @@ impl Http2Connection {
         }
     }
 
-    fn end_at_once(&mut self, core: &Rc<CoreState>, excess: Excess) {
-        let stat = match excess {
-            Excess::Resets => Http2Stat::InboundResetFlood,
-            Excess::Control => Http2Stat::OutboundControlFlood,
-            Excess::Empty => Http2Stat::InboundEmptyFramesFlood,
-            Excess::Priority => Http2Stat::InboundPriorityFramesFlood,
-            Excess::WindowUpdates => Http2Stat::InboundWindowUpdateFramesFlood,
+    fn end_at_once(&mut self, core: &Rc<CoreState>, offence: Offence) {
+        let stat = match offence {
+            Offence::Resets => Http2Stat::InboundResetFlood,
+            Offence::Control => Http2Stat::OutboundControlFlood,
+            Offence::Empty => Http2Stat::InboundEmptyFramesFlood,
+            Offence::Priority => Http2Stat::InboundPriorityFramesFlood,
+            Offence::WindowUpdates => Http2Stat::InboundWindowUpdateFramesFlood,
+            Offence::FrameSize | Offence::WindowSize | Offence::StreamClosed | Offence::Push => {
+                Http2Stat::RxMessagingError
+            }
         };
         self.http2_stats.increment(core.core, stat);
         self.stats.increment(core.core, HttpStat::DownstreamCxProtocolError);
         tracing::info!(
             target: "connection",
-            "HTTP/2 connection {} from {} is closed: {excess}",
+            "HTTP/2 connection {} from {} is closed: {offence}",
             self.context.info.id,
             self.context.info.direct_remote
         );
         self.rest = Rest::Close;
         if let State::Open(connection) = &mut self.state {
-            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            connection.abrupt_shutdown(offence.reason());
         }
     }
 
@@ -378,6 +382,7 @@ impl Http2Request {
         let options = &manager.request_options;
         let read =
             message::read_request(&self.head, self.is_complete, connection.secure, options, &mut exchange.request);
+        let is_connect = self.head.method == http::Method::CONNECT;
         self.head.headers.clear();
         let scope = Scope { core, snapshot: &snapshot, listener, manager, connection, last_request: false };
         let head_bytes = exchange.request.headers.byte_count();
@@ -385,6 +390,12 @@ impl Http2Request {
         match read {
             Ok(()) => {
                 let _ = exchange.run(&scope, &mut client, head_bytes).await;
+            }
+            Err(malformed) if resets_stream(malformed, is_connect) => {
+                manager.http2_stats.increment(core.core, Http2Stat::RxMessagingError);
+                exchange.run_reset(&scope, malformed);
+                self.stream.reset(Reason::PROTOCOL_ERROR);
+                return;
             }
             Err(malformed) => {
                 manager.http2_stats.increment(core.core, Http2Stat::RxMessagingError);
@@ -422,13 +433,45 @@ impl Http2Request {
         })
         .await;
         deadlines.clear_all();
+        if stream.is_answered_early() {
+            // A reset on the heels of the reply makes some clients drop the reply, and what the client has sent meanwhile may
+            // still turn out malformed: it is heard out for a moment (RFC 9113 §8.1 lets a server ask for the rest to be left).
+            deadlines.set(Deadline::RequestHead, core.ring.now(), Some(LINGER));
+            std::future::poll_fn(|cx| {
+                if deadlines.poll_expired(core.ring.now(), cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                stream.poll_discard(cx)
+            })
+            .await;
+            deadlines.clear_all();
+        }
     }
+}
+
+/// Whether a fault is answered with a stream error instead of a reply: the request is no HTTP/2 (RFC 9113 §8.1.1).
+fn resets_stream(malformed: Malformed, is_connect: bool) -> bool {
+    let nowhere = is_connect && malformed == Malformed::HostMissing;
+    nowhere
+        || matches!(
+            malformed,
+            Malformed::Scheme
+                | Malformed::Target
+                | Malformed::FieldName
+                | Malformed::FieldValue
+                | Malformed::ContentLength
+                | Malformed::ContentLengthRepeated
+                | Malformed::HostRepeated
+                | Malformed::Authority
+        )
 }
 
 /// Bytes of one stream's reply that the codec may hold.
 const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// Streams that were reset before they were taken.
 const PENDING_RESETS_MAX: usize = 200;
+/// How long a client that was answered before it had sent its whole request is heard out.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long an idle connection that was told the end may take to hear it.
 const IDLE_GOODBYE: std::time::Duration = std::time::Duration::from_secs(1);
 /// How often a connection that drains is looked at.

@@ -1,7 +1,7 @@
 //! The client's end of one exchange: an HTTP/1.1 connection, or one stream of an HTTP/2 connection. What an exchange does with it is
 //! the same; how it is written is said here, once.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
@@ -29,16 +29,21 @@ pub struct Http2Client {
     respond: SendResponse<BodyData>,
     sender: Option<BodySender>,
     was_reset: bool,
+    /// Bytes of the request that came after its reply.
+    discarded_bytes: usize,
 }
 
 /// The client takes no more.
 pub struct ClientGone;
 
+/// How much of a request is read after its reply.
+const DISCARD_BYTES_MAX: usize = 1024 * 1024;
+
 impl Http2Client {
     /// A stream whose head was read.
     pub fn new(stream: RecvStream, respond: SendResponse<BodyData>, trailer_count_max: usize) -> Self {
         let receiver = BodyReceiver::new(stream, trailer_count_max);
-        Self { receiver, respond, sender: None, was_reset: false }
+        Self { receiver, respond, sender: None, was_reset: false, discarded_bytes: 0 }
     }
 
     /// Ends a stream after its exchange: ready once the reply is with the codec as far as the client's window lets it; what the
@@ -65,10 +70,32 @@ impl Http2Client {
 
     /// Gives up a reply that the client does not take.
     pub fn cancel(&mut self) {
+        self.reset(Reason::CANCEL);
+    }
+
+    /// Ends the stream at once.
+    pub fn reset(&mut self, reason: Reason) {
         match &mut self.sender {
-            Some(sender) => sender.reset(Reason::CANCEL),
-            None => self.respond.send_reset(Reason::CANCEL),
+            Some(sender) => sender.reset(reason),
+            None => self.respond.send_reset(reason),
         }
+    }
+
+    /// Whether the reply is complete while the request is not.
+    pub fn is_answered_early(&self) -> bool {
+        let is_answered = self.sender.as_ref().is_some_and(BodySender::is_complete);
+        is_answered && !self.was_reset && !self.receiver.is_done()
+    }
+
+    /// Reads and drops what is left of the request: ready at its end, or after enough of it.
+    pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.discarded_bytes < DISCARD_BYTES_MAX {
+            match ready!(self.receiver.poll_next(&mut HeaderMap::default(), cx)) {
+                Ok(BodyEvent::Data(data)) => self.discarded_bytes += data.len(),
+                Ok(BodyEvent::End) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Ready(())
     }
 
     /// When bytes of the reply last moved.

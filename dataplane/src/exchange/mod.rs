@@ -24,7 +24,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use torus_codec::{
-    ConnectionToken, EncodeOptions, HeaderMap, Known, RequestHead, RequestMethod, ResponseHead, Version,
+    ConnectionToken, EncodeOptions, HeaderMap, Known, Malformed, RequestHead, RequestMethod, ResponseHead, Version,
 };
 use torus_ring::Nanos;
 
@@ -172,6 +172,15 @@ impl Exchange {
         self.refuse(scope, client, None, refusal);
         self.finish(scope, After::Close);
         After::Close
+    }
+
+    /// Counts and logs a request whose stream is reset instead of answered.
+    pub fn run_reset(&mut self, scope: &Scope<'_>, malformed: Malformed) {
+        self.request.version = Version::Http2;
+        self.begin(scope, 0);
+        self.note(Some(ResponseFlag::DownstreamProtocolError), malformed.details());
+        scope.manager.stats.increment(scope.core.core, HttpStat::DownstreamRqTxReset);
+        self.finish(scope, After::Gone);
     }
 
     fn begin(&mut self, scope: &Scope<'_>, head_bytes: usize) {

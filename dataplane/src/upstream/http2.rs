@@ -475,7 +475,7 @@ async fn drive(
         if !connection.settled.get() && connection.shared.read_bytes() > 0 {
             pools.on_http2_settled(&connection);
         }
-        if connection.shared.take_excess().is_some() {
+        if connection.shared.take_offence().is_some() {
             pools.count_http2(&connection, ClusterStat::UpstreamCxProtocolError);
             return Poll::Ready(());
         }

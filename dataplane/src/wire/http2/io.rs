@@ -11,7 +11,7 @@ use torus_ring::{Nanos, Ring};
 
 use crate::transport::Transport;
 
-use super::{Excess, FrameLimits, FrameMeter};
+use super::{FrameLimits, FrameMeter, Offence};
 
 /// Bytes that may wait to be sent before the codec has to wait.
 const QUEUED_BYTES_MAX: usize = 256 * 1024;
@@ -21,7 +21,7 @@ pub struct SharedSocket {
     ring: Ring,
     socket: RefCell<Option<Transport>>,
     meter: RefCell<FrameMeter>,
-    excess: Cell<Option<Excess>>,
+    offence: Cell<Option<Offence>>,
     /// Bytes that the codec took.
     read_bytes: Cell<u64>,
 }
@@ -33,7 +33,7 @@ impl SharedSocket {
             ring: ring.clone(),
             socket: RefCell::new(Some(socket)),
             meter: RefCell::new(FrameMeter::new(limits, peer_is_client)),
-            excess: Cell::new(None),
+            offence: Cell::new(None),
             read_bytes: Cell::new(0),
         })
     }
@@ -43,9 +43,9 @@ impl SharedSocket {
         self.socket.borrow_mut().take()
     }
 
-    /// What the peer did too often, once.
-    pub fn take_excess(&self) -> Option<Excess> {
-        self.excess.take()
+    /// What the peer did too often or wrong, once.
+    pub fn take_offence(&self) -> Option<Offence> {
+        self.offence.take()
     }
 
     /// Since when a header block is unfinished.
@@ -80,7 +80,7 @@ impl AsyncRead for RingIo {
         let mut socket = shared.socket.borrow_mut();
         let Some(socket) = socket.as_mut() else { return Poll::Ready(Ok(())) };
         // The task that drives the connection ends it; until then nothing more is read.
-        if shared.excess.get().is_some() {
+        if shared.offence.get().is_some() {
             return Poll::Pending;
         }
         loop {
@@ -93,8 +93,8 @@ impl AsyncRead for RingIo {
                 socket.unread(chunk);
             }
             shared.read_bytes.set(shared.read_bytes.get() + taken.len() as u64);
-            if let Err(excess) = shared.meter.borrow_mut().on_received(&taken, shared.ring.now()) {
-                shared.excess.set(Some(excess));
+            if let Err(offence) = shared.meter.borrow_mut().on_received(&taken, shared.ring.now()) {
+                shared.offence.set(Some(offence));
                 return Poll::Pending;
             }
             out.put_slice(&taken);
@@ -122,8 +122,8 @@ impl AsyncWrite for RingIo {
             buffer.extend_from_slice(slice);
         }
         let count = buffer.len();
-        if let Err(excess) = shared.meter.borrow_mut().on_sent(&buffer, shared.ring.now()) {
-            shared.excess.set(Some(excess));
+        if let Err(offence) = shared.meter.borrow_mut().on_sent(&buffer, shared.ring.now()) {
+            shared.offence.set(Some(offence));
         }
         socket.write(buffer);
         Poll::Ready(Ok(count))

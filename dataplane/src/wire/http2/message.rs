@@ -62,6 +62,10 @@ pub fn read_request(
             return Err(Malformed::TooManyFields);
         }
         let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+        // HTTP/1.1 would take the space away and read another value (RFC 9113 §8.2.1).
+        if [value.first(), value.last()].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t')) {
+            return Err(Malformed::FieldValue);
+        }
         match Known::from_lower(name) {
             // Compared with `:authority` already.
             Some(Known::Host) => continue,

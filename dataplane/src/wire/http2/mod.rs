@@ -8,7 +8,7 @@ pub mod options;
 pub mod receiver;
 pub mod sender;
 
-pub use frame_meter::{Excess, FrameLimits, FrameMeter};
+pub use frame_meter::{FrameLimits, FrameMeter, Offence};
 pub use io::{RingIo, SharedSocket};
 pub use keepalive::Keepalive;
 pub use options::{Http2Options, KeepaliveOptions};

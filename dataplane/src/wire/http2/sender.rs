@@ -16,6 +16,8 @@ pub struct BodySender {
     pending: Option<BodyData>,
     /// What follows `pending`.
     end: End,
+    /// The stream was reset or its peer takes no more.
+    is_given_up: bool,
     progress_at: Nanos,
 }
 
@@ -37,7 +39,7 @@ impl BodySender {
     /// Sends on `stream`; where its head ended it, nothing follows.
     pub fn new(stream: SendStream<BodyData>, is_ended: bool, now: Nanos) -> Self {
         let end = if is_ended { End::Done } else { End::Open };
-        Self { stream, pending: None, end, progress_at: now }
+        Self { stream, pending: None, end, is_given_up: false, progress_at: now }
     }
 
     /// Ready when the next piece may be given; after [`Self::finish`], when the codec has everything and the window has room for it.
@@ -47,7 +49,7 @@ impl BodySender {
             let capacity = match self.stream.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(capacity))) => capacity,
                 Poll::Ready(Some(Err(_)) | None) => {
-                    self.end = End::Done;
+                    self.give_up();
                     return Poll::Ready(Err(StreamClosed));
                 }
                 Poll::Pending => {
@@ -70,7 +72,7 @@ impl BodySender {
             self.progress_at = now;
             let is_last = self.pending.is_none() && matches!(self.end, End::Due(None));
             if self.stream.send_data(piece, is_last).is_err() {
-                self.end = End::Done;
+                self.give_up();
                 return Poll::Ready(Err(StreamClosed));
             }
             if is_last {
@@ -90,7 +92,7 @@ impl BodySender {
         if self.pending.is_none() && self.stream.capacity() >= data.len() {
             self.progress_at = now;
             if self.stream.send_data(data, false).is_err() {
-                self.end = End::Done;
+                self.give_up();
             }
         } else {
             self.pending = Some(data);
@@ -114,6 +116,11 @@ impl BodySender {
         matches!(self.end, End::Done)
     }
 
+    /// Whether the body reached its end, and the stream was not given up.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.end, End::Done) && !self.is_given_up
+    }
+
     /// Whether a piece waits for the peer's window.
     pub fn is_blocked(&self) -> bool {
         self.pending.is_some()
@@ -131,9 +138,14 @@ impl BodySender {
 
     /// Ends the stream at once.
     pub fn reset(&mut self, reason: Reason) {
-        self.end = End::Done;
+        self.give_up();
         self.pending = None;
         self.stream.send_reset(reason);
+    }
+
+    fn give_up(&mut self) {
+        self.end = End::Done;
+        self.is_given_up = true;
     }
 
     fn end_if_due(&mut self) {
