@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 
@@ -12,6 +12,7 @@ use crate::model::{MeshOptions, Severity};
 use crate::push::{Change, Hub, MeshView};
 use crate::serve::{self, ServeError};
 use crate::source::folder::{Folder, Scan};
+use crate::source::status_file::StatusFile;
 use crate::source::watch::Watch;
 use crate::validate::validate;
 
@@ -19,6 +20,8 @@ use crate::validate::validate;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub folder: PathBuf,
+    /// Where the status of objects is written; beside the folder if `None`.
+    pub status_file: Option<PathBuf>,
     pub xds_address: SocketAddr,
     pub http_address: SocketAddr,
     pub mesh: MeshOptions,
@@ -53,7 +56,13 @@ pub async fn run(
     folder.scan();
     watch.set(&options.folder, folder.folders());
     folder.scan();
-    let hub = Arc::new(Hub::new(view(&folder, &options)));
+    let mut status = match &options.status_file {
+        Some(path) => StatusFile::at(path.clone()),
+        None => StatusFile::beside(&options.folder),
+    };
+    let first = view(&folder, &options);
+    tell_status(&first, &mut status);
+    let hub = Arc::new(Hub::new(first));
     let xds = listen("--xds-address", options.xds_address).await?;
     let operator = listen("--http-address", options.http_address).await?;
     if let (Ok(xds), Ok(operator)) = (xds.local_addr(), operator.local_addr()) {
@@ -68,7 +77,9 @@ pub async fn run(
                 Scan::Changed => Change::Anything,
             };
             watch.set(&options.folder, folder.folders());
-            hub.publish(view(&folder, &options), change);
+            let next = view(&folder, &options);
+            hub.publish(next.clone(), change);
+            tell_status(&next, &mut status);
             tracing::info!("published version {}: {} objects", hub.current().version(), folder.objects().len());
         }
     };
@@ -96,6 +107,14 @@ fn view(folder: &Folder, options: &Options) -> Arc<MeshView> {
         }
     }
     Arc::new(view)
+}
+
+fn tell_status(view: &MeshView, file: &mut StatusFile) {
+    let statuses = view.statuses().iter().map(|status| (&status.resource, status.version.as_str(), &status.status));
+    if let Err(error) = file.write(statuses, SystemTime::now()) {
+        let path = file.path().display();
+        tracing::warn!("status cannot be written to {path}: {error}; name a writable file with --status-file");
+    }
 }
 
 async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, DaemonError> {

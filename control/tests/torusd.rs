@@ -150,7 +150,7 @@ fn bootstrap(xds: u16) -> String {
         "node:
   id: router~127.0.0.1~edge.default~default.svc.cluster.local
   cluster: edge
-  metadata: {{NAMESPACE: default, LABELS: {{istio: ingressgateway}}}}
+  metadata: {{NAMESPACE: default, LABELS: {{istio: ingressgateway, gateway.networking.k8s.io/gateway-name: edge}}}}
 dynamic_resources:
   ads_config: {{api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: xds-grpc}}}}]}}
   lds_config: {{ads: {{}}, resource_api_version: V3}}
@@ -171,6 +171,19 @@ static_resources:
     )
 }
 
+fn start(envoy: &Path, scratch: &Path, xds: SocketAddr) -> Process {
+    let file = scratch.join("bootstrap.yaml");
+    std::fs::write(&file, bootstrap(xds.port())).unwrap();
+    Process(
+        Command::new(envoy)
+            .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error", "-c"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap(),
+    )
+}
+
 #[test]
 fn requests_go_where_the_folder_says() {
     let Some(envoy) = envoy() else {
@@ -185,16 +198,7 @@ fn requests_go_where_the_folder_says() {
     let routes = folder.join("shop.yaml");
     std::fs::write(&routes, split(100, 0)).unwrap();
     let (_torusd, xds, http, log) = torusd(&folder);
-    let file = scratch.path().join("bootstrap.yaml");
-    std::fs::write(&file, bootstrap(xds.port())).unwrap();
-    let _envoy = Process(
-        Command::new(envoy)
-            .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error", "-c"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
+    let _envoy = start(&envoy, scratch.path(), xds);
     let answers = |body: &str| get(edge, "/").is_some_and(|answer| answer.ends_with(body));
     until("the first version", &log, || answers("first"));
 
@@ -221,6 +225,95 @@ fn requests_go_where_the_folder_says() {
     let clusters = torusctl(&["pc", "cluster", "edge", "--fqdn", "cart.internal", "--http-address", &server]);
     let clusters = String::from_utf8_lossy(&clusters.stdout).into_owned();
     assert!(clusters.contains("cart.internal") && clusters.contains("v2"), "{clusters}");
+}
+
+/// A Gateway with listeners for HTTP and TCP, its routes, and two Services.
+fn gateway_api(web: u16, bytes: u16, one: u16, two: u16) -> String {
+    let service = |name: &str, port: u16| {
+        format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{name: http, port: {port}}}]
+endpoints: [{{addresses: [127.0.0.1]}}]
+"
+        )
+    };
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge}}
+spec:
+  gatewayClassName: istio
+  listeners:
+  - {{name: web, port: {web}, protocol: HTTP, hostname: '*.example'}}
+  - {{name: bytes, port: {bytes}, protocol: TCP}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: shop}}
+spec:
+  parentRefs: [{{name: edge, sectionName: web}}]
+  hostnames: [shop.example]
+  rules:
+  - backendRefs: [{{name: one, port: 80}}]
+  - matches: [{{path: {{type: PathPrefix, value: /two}}}}]
+    backendRefs: [{{name: two, port: 80}}]
+  - matches: [{{path: {{type: PathPrefix, value: /lost}}}}]
+    backendRefs: [{{name: three, port: 80}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {{name: bytes}}
+spec:
+  parentRefs: [{{name: edge, sectionName: bytes}}]
+  rules: [{{backendRefs: [{{name: two, port: 80}}]}}]
+{}{}",
+        service("one", one),
+        service("two", two)
+    )
+}
+
+#[test]
+fn the_gateway_api_drives_a_gateway() {
+    let Some(envoy) = envoy() else {
+        eprintln!("skipped: no Envoy; scripts/install-test-tools.sh installs it");
+        return;
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("mesh");
+    std::fs::create_dir(&folder).unwrap();
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (web, bytes) = (free(), free());
+    let text = gateway_api(web.port(), bytes.port(), backend("first"), backend("second"));
+    std::fs::write(folder.join("mesh.yaml"), &text).unwrap();
+    let (_torusd, xds, _, log) = torusd(&folder);
+    let _envoy = start(&envoy, scratch.path(), xds);
+    let answers = |at: SocketAddr, path: &str, end: &str| get(at, path).is_some_and(|answer| answer.ends_with(end));
+    until("the first service", &log, || answers(web, "/", "first"));
+    until("the TCP route", &log, || answers(bytes, "/", "second"));
+    assert!(answers(web, "/two/a", "second"));
+    assert!(answers(web, "/twofold", "first"), "a prefix ends where a segment ends");
+    assert!(get(web, "/lost").unwrap().starts_with("HTTP/1.1 500 "));
+
+    let told = log.lock().unwrap().clone();
+    assert!(
+        told.contains("mesh.yaml:21:") && told.contains("backend(three.default.svc.cluster.local) not found"),
+        "{told}"
+    );
+    let file = scratch.path().join("mesh.status.yaml");
+    let status = || std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(status().contains("attachedRoutes: 1") && status().contains("BackendNotFound"), "{}", status());
+    std::fs::write(folder.join("mesh.yaml"), text.replace("name: three", "name: two")).unwrap();
+    until("the mended route", &log, || answers(web, "/lost", "second"));
+    until("the status", &log, || !status().contains("BackendNotFound"));
 }
 
 #[test]

@@ -17,6 +17,9 @@ struct Flags {
     /// Folder (or one file) of Kubernetes objects as YAML or JSON; it is watched
     #[arg(long, value_name = "PATH")]
     config_folder: PathBuf,
+    /// Where the status of the Gateway API's objects is written [default: the folder's name with `.status.yaml`, beside it]
+    #[arg(long, value_name = "FILE")]
+    status_file: Option<PathBuf>,
     /// Where proxies ask for their configuration (gRPC, plaintext)
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15010")]
     xds_address: SocketAddr,
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         .init();
     let options = Options {
         folder: flags.config_folder,
+        status_file: flags.status_file,
         xds_address: flags.xds_address,
         http_address: flags.http_address,
         mesh: MeshOptions {

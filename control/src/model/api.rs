@@ -1,10 +1,13 @@
 //! Istio's networking API as Rust types: the fields that translation reads, with Istio's JSON names.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+
+use super::config::Origin;
 
 /// A duration as protobuf's JSON (`1.5s`) or Go (`1m30s`) writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,13 @@ pub fn parse_span(text: &str) -> Option<Duration> {
         rest = tail;
     }
     (!text.is_empty()).then_some(total)
+}
+
+/// An object and the path of a field in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MadeFrom {
+    pub origin: Arc<Origin>,
+    pub path: String,
 }
 
 macro_rules! messages {
@@ -103,6 +113,9 @@ messages! {
         mirror_percentage: Option<Percent>,
         cors_policy: Option<Cors>,
         headers: Option<Headers>,
+        /// The rule behind a route that was not written as one of a VirtualService.
+        #[serde(skip)]
+        made_from: Option<MadeFrom>,
     }
     Delegate { name: String, namespace: String, }
     Headers { request: Option<HeaderOperations>, response: Option<HeaderOperations>, }

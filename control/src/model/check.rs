@@ -13,7 +13,8 @@ use super::virtual_service::MESH;
 pub(super) fn references(mesh: &Mesh, findings: &mut Vec<Finding>) {
     let gateways: HashSet<String> =
         mesh.gateways.iter().map(|gateway| format!("{}/{}", gateway.namespace, gateway.name)).collect();
-    for config in &mesh.virtual_services {
+    // What the Gateway API names was looked up when it was read.
+    for config in mesh.virtual_services.iter().filter(|config| !config.is_of_gateway_api()) {
         for (index, gateway) in config.spec.gateways.iter().enumerate() {
             if gateway != MESH && !gateways.contains(gateway) {
                 findings.push(missing(

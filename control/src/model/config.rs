@@ -28,6 +28,11 @@ impl Origin {
         }
     }
 
+    /// The same object, of which only the part at `path` is meant.
+    pub(super) fn below(&self, path: &str) -> Self {
+        Self { place: self.place_of(path).clone(), ..self.clone() }
+    }
+
     /// The place of the field at `path`, or of the nearest field around it.
     pub fn place_of(&self, path: &str) -> &Place {
         let mut path = path;
@@ -97,6 +102,11 @@ impl<T: DeserializeOwned> Config<T> {
 }
 
 impl<T> Config<T> {
+    /// True if it was made from an object of the Gateway API.
+    pub fn is_of_gateway_api(&self) -> bool {
+        self.origin.resource.group == super::gateway_api::GROUP
+    }
+
     /// Istio's order of configuration: oldest first, then by name and namespace.
     pub fn age(&self) -> (&str, &str, &str) {
         (&self.created, &self.name, &self.namespace)

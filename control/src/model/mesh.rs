@@ -8,10 +8,11 @@ use super::api::{
 };
 use super::config::{Config, Origin, Visibility};
 use super::finding::{Finding, Severity};
+use super::gateway_api::{self, Status};
 use super::peer_authentication::PeerAuthentications;
 use super::secret::Secrets;
 use super::service::Service;
-use super::{check, destination, host, mesh_route, registry, virtual_service};
+use super::{check, destination, host, registry, virtual_service};
 use crate::source::Object;
 
 /// What does not come from objects.
@@ -52,6 +53,8 @@ pub struct Mesh {
     pub(crate) sidecars: Vec<Config<Sidecar>>,
     pub(crate) peer_authentications: PeerAuthentications,
     pub secrets: Secrets,
+    /// What is said of the Gateway API's objects.
+    pub statuses: Vec<Status>,
 }
 
 /// Objects by kind, each kind oldest first.
@@ -73,8 +76,6 @@ impl Mesh {
         let mut rules: Vec<Config<DestinationRule>> = Vec::new();
         let mut sidecars: Vec<Config<Sidecar>> = Vec::new();
         let mut peers: Vec<Config<PeerAuthentication>> = Vec::new();
-        let mut mesh_routes: Vec<Config<mesh_route::Spec>> = Vec::new();
-        let mut grants = mesh_route::Grants { objects: Vec::new() };
         for object in objects {
             match (object.resource.group.as_str(), object.resource.kind.as_str()) {
                 ("networking.istio.io", "Gateway") => keep(object, &mut gateways, &mut findings),
@@ -84,9 +85,6 @@ impl Mesh {
                 ("security.istio.io", "PeerAuthentication") => keep(object, &mut peers, &mut findings),
                 ("networking.istio.io", "ServiceEntry") => keep(object, &mut sorted.service_entries, &mut findings),
                 ("networking.istio.io", "WorkloadEntry") => keep(object, &mut sorted.workload_entries, &mut findings),
-                ("gateway.networking.k8s.io", "HTTPRoute") => keep(object, &mut mesh_routes, &mut findings),
-                ("gateway.networking.k8s.io", "ReferenceGrant") => grants.objects.push(object),
-                ("gateway.networking.k8s.io", kind) if kind != "GatewayClass" => findings.push(unserved(object)),
                 ("" | "discovery.k8s.io", kind) => sorted.kubernetes.entry(kind).or_default().push(object),
                 _ => {}
             }
@@ -109,10 +107,14 @@ impl Mesh {
             by_host.entry(service.hostname.clone()).or_default().push(service.clone());
         }
         let mut virtual_services = virtual_service::resolve(virtual_services, options, &mut findings);
-        for route in &mesh_routes {
-            virtual_services.extend(mesh_route::convert(route, &options.domain, &grants, &mut findings));
-        }
+        let derived = gateway_api::derive(objects, &services, &options.domain);
+        findings.extend(derived.findings);
+        gateways.extend(derived.gateways);
+        oldest_first(&mut gateways);
+        virtual_services.extend(derived.virtual_services);
         oldest_first(&mut virtual_services);
+        // After those that were written: what a policy derives only fills gaps.
+        rules.extend(derived.destination_rules);
         let mesh = Self {
             options: options.clone(),
             services,
@@ -122,7 +124,12 @@ impl Mesh {
             destination_rules: destination::DestinationRules::merge(rules, &config, options),
             sidecars,
             peer_authentications: PeerAuthentications::new(peers, options),
-            secrets: Secrets::read(sorted.kubernetes.get("Secret").map_or(&[], Vec::as_slice)),
+            secrets: Secrets::read(
+                sorted.kubernetes.get("Secret").map_or(&[], Vec::as_slice),
+                sorted.kubernetes.get("ConfigMap").map_or(&[], Vec::as_slice),
+                derived.credentials,
+            ),
+            statuses: derived.statuses,
             config,
         };
         check::references(&mesh, &mut findings);
@@ -165,7 +172,7 @@ fn keep<T: serde::de::DeserializeOwned>(object: &Object, list: &mut Vec<Config<T
 }
 
 /// What is said of a kind that has no effect here.
-fn unserved(object: &Object) -> Finding {
+pub(super) fn unserved(object: &Object) -> Finding {
     Finding {
         severity: Severity::Warning,
         code: "TORUS0001",

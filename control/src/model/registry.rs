@@ -275,6 +275,7 @@ fn from_kubernetes(
         name: name.clone(),
         namespace: namespace.clone(),
         addresses,
+        external_addresses: external_addresses(object),
         ports,
         resolution,
         mesh_external: external.is_some(),
@@ -285,6 +286,16 @@ fn from_kubernetes(
         origin: Arc::new(Origin::of(object)),
         endpoints,
     }
+}
+
+/// What the Service's status and spec say of load balancers.
+fn external_addresses(object: &Object) -> Vec<String> {
+    let balancer = object.content.get("status").and_then(|status| status.get("loadBalancer"));
+    let ingress = balancer.and_then(|balancer| balancer.get("ingress")).and_then(Value::as_array);
+    let assigned =
+        ingress.into_iter().flatten().filter_map(|one| text(one, &["ip"]).or_else(|| text(one, &["hostname"])));
+    let own = object.spec().get("externalIPs").and_then(Value::as_array).into_iter().flatten();
+    assigned.chain(own.filter_map(Value::as_str)).map(str::to_owned).collect()
 }
 
 fn from_entry(
@@ -326,6 +337,7 @@ fn from_entry(
                 name: hostname.clone(),
                 namespace: entry.namespace.clone(),
                 addresses: spec.addresses.clone(),
+                external_addresses: Vec::new(),
                 ports: spec
                     .ports
                     .iter()

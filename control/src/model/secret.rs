@@ -1,6 +1,6 @@
 //! Certificates and keys out of Kubernetes Secrets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -31,10 +31,14 @@ impl std::fmt::Debug for Credential {
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
     found: BTreeMap<(String, String), Credential>,
+    /// Authorities in ConfigMaps, which are no secret.
+    roots: BTreeMap<(String, String), Vec<u8>>,
+    /// Names of credentials that proxies of a namespace may have though they are another's.
+    granted: BTreeSet<(String, String)>,
 }
 
 impl Secrets {
-    pub(super) fn read(objects: &[&Object]) -> Self {
+    pub(super) fn read(objects: &[&Object], maps: &[&Object], granted: BTreeSet<(String, String)>) -> Self {
         let found = objects.iter().map(|object| {
             let field = |names: &[&str]| names.iter().find_map(|name| entry(&object.content, name)).unwrap_or_default();
             let credential = Credential {
@@ -44,7 +48,22 @@ impl Secrets {
             };
             ((object.resource.namespace.clone(), object.resource.name.clone()), credential)
         });
-        Self { found: found.collect() }
+        let roots = maps.iter().filter_map(|object| {
+            let data = object.content.get("data")?;
+            let root = ["ca.crt", "cacert"].iter().find_map(|name| data.get(name)?.as_str())?;
+            Some(((object.resource.namespace.clone(), object.resource.name.clone()), root.as_bytes().to_vec()))
+        });
+        Self { found: found.collect(), roots: roots.collect(), granted }
+    }
+
+    /// The authority in a ConfigMap.
+    pub fn root(&self, namespace: &str, name: &str) -> Option<&[u8]> {
+        self.roots.get(&(namespace.to_owned(), name.to_owned())).map(Vec::as_slice)
+    }
+
+    /// True if a proxy of `namespace` was granted the credential called `name` of another namespace.
+    pub fn is_granted(&self, namespace: &str, name: &str) -> bool {
+        self.granted.contains(&(namespace.to_owned(), name.to_owned()))
     }
 
     /// True if some namespace has a Secret of that name, or the name belongs to another store.

@@ -54,6 +54,8 @@ pub struct Service {
     pub namespace: String,
     /// Virtual IPs or CIDR blocks; empty if there is none.
     pub addresses: Vec<String>,
+    /// Where a load balancer in front of it is reached.
+    pub external_addresses: Vec<String>,
     pub ports: Vec<ServicePort>,
     pub resolution: Resolution,
     pub mesh_external: bool,

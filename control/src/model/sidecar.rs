@@ -115,8 +115,7 @@ fn reach<'a>(mesh: &'a Mesh, proxy: &Proxy, egress: Option<&'a Egress>, hosts: &
     });
     let mut virtual_services: Vec<&Config<VirtualService>> = found.collect();
     // A client's own HTTPRoute to another namespace's service comes before that namespace's.
-    virtual_services
-        .sort_by_key(|config| config.origin.resource.kind != "HTTPRoute" || config.spec.export_to.is_empty());
+    virtual_services.sort_by_key(|config| !config.is_of_gateway_api() || config.spec.export_to.is_empty());
     Reach {
         port: egress.and_then(|egress| egress.port.as_ref()),
         bind: egress.map_or("", |egress| egress.bind.as_str()),

@@ -9,6 +9,7 @@ use torus_xds::serving::{Resource, Wanted, url};
 use torus_xds::{MessageType, canonical};
 
 use super::hub::View;
+use crate::model::gateway_api::Status;
 use crate::model::{Finding, Mesh, MeshOptions, Proxy, Severity};
 use crate::source::Object;
 use crate::translate;
@@ -39,6 +40,11 @@ impl MeshView {
     pub fn findings(&self) -> impl Iterator<Item = (Severity, String)> {
         let unread = self.unread.iter().map(|line| (Severity::Error, line.clone()));
         unread.chain(self.findings.iter().map(|finding| (finding.severity, line(finding))))
+    }
+
+    /// What is said of objects in their status.
+    pub fn statuses(&self) -> &[Status] {
+        &self.mesh.statuses
     }
 
     fn registry(&self) -> Value {

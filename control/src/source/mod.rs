@@ -3,6 +3,7 @@
 pub mod folder;
 mod object;
 mod read;
+pub mod status_file;
 pub mod watch;
 
 pub use object::{Object, Place, ResourceName};

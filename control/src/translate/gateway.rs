@@ -18,6 +18,7 @@ use crate::model::{Config, Mesh, Proxy, host};
 
 const PORT_KEPT: &str = "experimental.istio.io/disable-gateway-port-translation";
 const OWN_SERVICES: &str = "internal.istio.io/gateway-service";
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// A server of some Gateway on the port where this proxy serves it.
 struct Bound<'a> {
@@ -136,7 +137,12 @@ fn bound<'a>(mesh: &'a Mesh, proxy: &Proxy) -> BTreeMap<(String, u32), Vec<Bound
                     let of = own.iter().filter(|service| {
                         named.contains(&service.hostname.as_str()) && service.namespace == gateway.namespace
                     });
-                    let ports: BTreeSet<u32> = of.flat_map(|service| target(service, number)).collect();
+                    let mut ports: BTreeSet<u32> = of.flat_map(|service| target(service, number)).collect();
+                    // Proxies that no Service leads to say by a label whose they are.
+                    let own = gateway.annotations.get(GATEWAY_NAME);
+                    if ports.is_empty() && own.is_some() && proxy.labels.get(GATEWAY_NAME) == own {
+                        ports.insert(number);
+                    }
                     ports.into_iter().collect()
                 }
                 None => {

@@ -130,7 +130,10 @@ fn one(
     let mut made = envoy::Route {
         name,
         r#match: Some(matcher(condition)),
-        metadata: wire::metadata(&config.origin, path, google::Struct::default()),
+        metadata: match &route.made_from {
+            Some(made) => wire::metadata(&made.origin, &made.path, google::Struct::default()),
+            None => wire::metadata(&config.origin, path, google::Struct::default()),
+        },
         ..envoy::Route::default()
     };
     if let Some(condition) = condition {
@@ -231,6 +234,10 @@ fn forward(place: &Place<'_>, config: &Config<VirtualService>, route: &HttpRoute
             action.cluster_specifier = Some(ClusterSpecifier::WeightedClusters(weighted(place, config, several)))
         }
     }
+    if config.is_of_gateway_api() {
+        action.cluster_not_found_response_code =
+            envoy::route_action::ClusterNotFoundResponseCode::InternalServerError.into();
+    }
     if let Some(first) = route.route.first()
         && let Some(service) = place.mesh.service(&first.destination.host, &place.proxy.namespace)
     {
@@ -265,6 +272,9 @@ fn weighted(
 
 /// The cluster of a destination. Without a port it is the service's only one, else that of the listener.
 pub(super) fn cluster(place: &Place<'_>, config: &Config<VirtualService>, to: &Destination) -> String {
+    if to.host.is_empty() {
+        return names::UNKNOWN.to_owned();
+    }
     let host = place.mesh.full_name(&to.host, &config.namespace);
     let service = place.mesh.service(&host, &place.proxy.namespace);
     let port = match (&to.port, service) {

@@ -2,6 +2,8 @@
 
 pub const BLACK_HOLE: &str = "BlackHoleCluster";
 pub const PASSTHROUGH: &str = "PassthroughCluster";
+/// No cluster has this name: requests to it fail, as those to a backend that does not exist must.
+pub const UNKNOWN: &str = "UnknownService";
 pub const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
 
 /// `outbound|80|v1|web.shop.svc.cluster.local`

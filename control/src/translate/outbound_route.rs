@@ -43,7 +43,7 @@ fn configuration(
         .map(|service| (service.hostname.as_str(), *service))
         .collect();
     let rules: Vec<&Config<VirtualService>> =
-        reach.virtual_services.iter().copied().filter(|config| !config.spec.http.is_empty()).collect();
+        reach.virtual_services.iter().copied().filter(|config| speaks_of(config, key.port)).collect();
     let mut hosts =
         Hosts { place: &place, list: Vec::new(), taken: BTreeSet::new(), real: services.keys().copied().collect() };
     let mut covered: BTreeSet<&str> = BTreeSet::new();
@@ -61,8 +61,8 @@ fn configuration(
             .hosts
             .iter()
             .filter(|wanted| !services.keys().any(|name| host::subset_of(name, wanted)))
-            // An HTTPRoute speaks of services only.
-            .filter(|_| config.origin.resource.kind != "HTTPRoute")
+            // The Gateway API speaks of services only.
+            .filter(|_| !config.is_of_gateway_api())
             .filter(|_| key.host.is_none() && (key.port == OUTSIDE_PORT || !own.is_empty()))
             .collect();
         if own.is_empty() && outside.is_empty() {
@@ -111,6 +111,15 @@ fn configuration(
         max_direct_response_body_size_bytes: wire::number(super::DIRECT_RESPONSE_LIMIT),
         ..RouteConfiguration::default()
     }
+}
+
+/// True if the virtual service has routes; of the Gateway API's, which may be for one port, if some are for `port`.
+fn speaks_of(config: &Config<VirtualService>, port: u32) -> bool {
+    let all = !config.is_of_gateway_api();
+    config.spec.http.iter().any(|route| {
+        all || route.matches.is_empty()
+            || route.matches.iter().any(|condition| condition.port == 0 || condition.port == port)
+    })
 }
 
 /// The rule whose host is nearest to `name`; of equals the oldest.

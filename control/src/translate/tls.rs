@@ -323,10 +323,14 @@ pub(super) fn secret(mesh: &Mesh, namespace: &str, name: &str) -> Option<envoy::
         Some(base) => (base, true),
         None => (name, false),
     };
-    let place = place.strip_prefix("kubernetes://").or_else(|| place.strip_prefix("kubernetes-gateway://"))?;
+    let granted = mesh.secrets.is_granted(namespace, place);
+    let place = match place.strip_prefix("configmap://").and_then(|place| place.split_once('/')) {
+        Some((namespace, object)) => return authority(mesh, namespace, object, name),
+        None => place.strip_prefix("kubernetes://").or_else(|| place.strip_prefix("kubernetes-gateway://"))?,
+    };
     let (namespace, object) = match place.split_once('/') {
-        // Another namespace's key only with its consent, which Istio's own Gateway cannot give.
-        Some((other, object)) if other == namespace => (other, object),
+        // Another namespace's key only with its consent, which only the Gateway API can tell of.
+        Some((other, object)) if other == namespace || granted => (other, object),
         Some(_) => return None,
         None => (namespace, place),
     };
@@ -355,4 +359,17 @@ pub(super) fn secret(mesh: &Mesh, namespace: &str, name: &str) -> Option<envoy::
         })
     };
     Some(envoy::Secret { name: name.to_owned(), r#type: Some(kind) })
+}
+
+/// An authority that a policy names, under the name that was asked for.
+fn authority(mesh: &Mesh, namespace: &str, object: &str, name: &str) -> Option<envoy::Secret> {
+    let root = mesh.secrets.root(namespace, object)?.to_vec();
+    let trusted = DataSource { specifier: Some(data_source::Specifier::InlineBytes(root)), ..DataSource::default() };
+    Some(envoy::Secret {
+        name: name.to_owned(),
+        r#type: Some(envoy::secret::Type::ValidationContext(CertificateValidationContext {
+            trusted_ca: Some(trusted),
+            ..CertificateValidationContext::default()
+        })),
+    })
 }

@@ -267,10 +267,15 @@ fn duration(bytes: &[u8]) -> Result<String, WireError> {
 
 fn timestamp(bytes: &[u8]) -> Result<String, WireError> {
     let (seconds, nanos) = seconds(bytes)?;
+    Ok(rfc3339(seconds, nanos.unsigned_abs()))
+}
+
+/// A time of the Unix epoch in UTC as RFC 3339 has it.
+pub fn rfc3339(seconds: i64, nanos: u32) -> String {
     let (year, month, day) = scalar::date(seconds.div_euclid(86_400));
     let clock = seconds.rem_euclid(86_400);
     let (hour, minute, second) = (clock / 3600, clock / 60 % 60, clock % 60);
-    Ok(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{}Z", fraction(nanos.unsigned_abs())))
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{}Z", fraction(nanos))
 }
 
 /// Seconds (1) and nanoseconds (2) of a Duration or Timestamp, brought into the range that can be shown.
