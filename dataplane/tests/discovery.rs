@@ -238,7 +238,9 @@ fn backend(body: &'static str) -> u16 {
                 while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
                     if line == "\r\n" {
                         let length = body.len();
-                        if write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}").is_err() {
+                        // One write: the second of two would wait for the acknowledgement of the first.
+                        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+                        if stream.write_all(answer.as_bytes()).is_err() {
                             return;
                         }
                     }

@@ -141,7 +141,7 @@ fn bootstrap(
           '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: {name}
           forward_client_cert_details: SANITIZE_SET
-          set_current_client_cert_details: {{uri: true, dns: true, subject: true}}
+          set_current_client_cert_details: {{cert: true, chain: true, uri: true, dns: true, subject: true}}
           access_log:
           - name: a
             typed_config:
@@ -306,7 +306,9 @@ fn both_sides() {
     let log = proxy.folder.path().join("mutual.log");
     wait_for("the log", || {
         let text = std::fs::read_to_string(&log).ok()?;
-        text.starts_with("spiffe://mesh/client CN=client By=spiffe://mesh/a;Hash=").then_some(())
+        let names = text.starts_with("spiffe://mesh/client CN=client By=spiffe://mesh/a;Hash=");
+        let begins = ["Cert", "Chain"].map(|key| format!(";{key}=\"-----BEGIN%20CERTIFICATE-----%0AMII"));
+        (names && begins.iter().all(|begin| text.contains(begin))).then_some(())
     });
 
     // Plain clients on a TLS port, and a client that says nothing: the connection ends, and the rest goes on.

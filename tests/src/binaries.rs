@@ -1,8 +1,9 @@
 //! Where the programs under test are.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
 /// Path of the `torus-proxy` under test: `TORUS_PROXY_BIN`, or the one that cargo built beside the running test.
 ///
@@ -18,6 +19,14 @@ pub fn torus_proxy() -> PathBuf {
 /// Where it can neither be found nor built.
 pub fn torus_load() -> PathBuf {
     built("TORUS_LOAD_BIN", "torus-load", "torus-load")
+}
+
+/// Path of `torusd`: `TORUSD_BIN`, or the one that cargo built beside the running test.
+///
+/// # Panics
+/// Where it can neither be found nor built.
+pub fn torusd() -> PathBuf {
+    built("TORUSD_BIN", "torus-control", "torusd")
 }
 
 /// Path of real Envoy, if this machine has it: `TORUS_ENVOY_BIN`, or where `scripts/install-test-tools.sh` puts it.
@@ -38,24 +47,28 @@ pub fn cache_dir() -> Option<PathBuf> {
 }
 
 fn built(variable: &str, package: &str, binary: &str) -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
+    static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     if let Some(path) = std::env::var_os(variable) {
         return PathBuf::from(path);
     }
     let profile_dir = profile_dir();
     let path = profile_dir.join(binary);
     // A test run of this crate alone does not build the binaries of other crates; cargo knows whether they are current.
-    BUILT.get_or_init(|| build(&profile_dir));
+    let mut packages = BUILT.lock().expect("no build panicked");
+    if packages.insert(package.to_owned()) {
+        build(&profile_dir, package);
+    }
+    drop(packages);
     assert!(path.exists(), "{} is missing; try: cargo build -p {package}", path.display());
     path
 }
 
-fn build(profile_dir: &Path) {
+fn build(profile_dir: &Path, package: &str) {
     if std::env::var_os("TORUS_SKIP_BUILD").is_some() {
         return;
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "-p", "torus-proxy", "-p", "torus-load"]);
+    cargo.args(["build", "--quiet", "-p", package]);
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     if profile_dir.file_name().is_some_and(|name| name == "release") {
         cargo.arg("--release");

@@ -1,9 +1,11 @@
 //! What a certificate says of its holder: names, serial number, fingerprints.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use x509_parser::certificate::X509Certificate;
@@ -38,6 +40,16 @@ pub struct Identity {
     pub validity: (i64, i64),
     /// The certificate and those sent with it, the holder's own first.
     pub chain: Arc<[Box<[u8]>]>,
+    /// The chain as text for `x-forwarded-client-cert`, from the first request that tells it.
+    pub(crate) escaped: OnceLock<Escaped>,
+}
+
+/// Certificates as PEM (RFC 7468), with Envoy's percent-escapes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Escaped {
+    all: Box<str>,
+    /// Bytes of the first certificate.
+    first_length: usize,
 }
 
 /// Why a certificate says nothing.
@@ -77,6 +89,29 @@ impl Identity {
         Ok(identity)
     }
 
+    /// The certificate as PEM, percent-escaped.
+    pub fn escaped_pem(&self) -> &str {
+        let escaped = self.escaped();
+        escaped.all.get(..escaped.first_length).unwrap_or_default()
+    }
+
+    /// The certificate and those sent with it as PEM, percent-escaped.
+    pub fn escaped_chain(&self) -> &str {
+        &self.escaped().all
+    }
+
+    fn escaped(&self) -> &Escaped {
+        self.escaped.get_or_init(|| {
+            let mut all = String::new();
+            let mut first_length = None;
+            for certificate in self.chain.iter() {
+                escape_pem(certificate, &mut all);
+                first_length.get_or_insert(all.len());
+            }
+            Escaped { all: all.into(), first_length: first_length.unwrap_or_default() }
+        })
+    }
+
     /// Names that a server's certificate may be chosen by: its DNS SANs, its common name where it has none.
     pub fn server_names(&self) -> impl Iterator<Item = &str> {
         let fallback = self.dns_names.is_empty().then_some(&*self.common_name).filter(|name| !name.is_empty());
@@ -106,6 +141,24 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
 fn strip_zeros(bytes: &[u8]) -> &[u8] {
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     bytes.get(zeros..).unwrap_or_default()
+}
+
+/// Source: Envoy, `urlEncodedPemEncodedPeerCertificate`: line ends, blanks, `+`, `/` and `=` are escaped.
+fn escape_pem(certificate: &[u8], out: &mut String) {
+    out.push_str("-----BEGIN%20CERTIFICATE-----%0A");
+    // 48 bytes are a line of 64 characters (RFC 7468 §2).
+    for line in certificate.chunks(48) {
+        for character in BASE64.encode(line).chars() {
+            match character {
+                '+' => out.push_str("%2B"),
+                '/' => out.push_str("%2F"),
+                '=' => out.push_str("%3D"),
+                character => out.push(character),
+            }
+        }
+        out.push_str("%0A");
+    }
+    out.push_str("-----END%20CERTIFICATE-----%0A");
 }
 
 /// Lower-case hex.

@@ -320,6 +320,8 @@ fn edge_options(
         client_cert_details: config.set_current_client_cert_details.as_ref().map_or_else(
             ClientCertDetails::default,
             |details| ClientCertDetails {
+                cert: details.cert,
+                chain: details.chain,
                 subject: details.subject.is_some_and(|on| on.value),
                 uri: details.uri,
                 dns: details.dns,

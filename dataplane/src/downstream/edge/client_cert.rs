@@ -26,6 +26,10 @@ pub enum ForwardClientCert {
 /// Which parts are written besides `By` and `Hash`. Source: HttpConnectionManager.SetCurrentClientCertDetails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientCertDetails {
+    /// `Cert`
+    pub cert: bool,
+    /// `Chain`
+    pub chain: bool,
     /// `Subject`
     pub subject: bool,
     /// `URI`
@@ -70,6 +74,17 @@ pub(super) fn apply(
         element(scratch, from, "By=", uri);
     }
     element(scratch, from, "Hash=", &peer.fingerprint);
+    // The escapes leave nothing in a PEM text that would end the quotes.
+    for (key, text) in [
+        ("Cert=\"", details.cert.then(|| peer.escaped_pem())),
+        ("Chain=\"", details.chain.then(|| peer.escaped_chain())),
+    ] {
+        let Some(text) = text else { continue };
+        separate(scratch, from);
+        scratch.extend_from_slice(key.as_bytes());
+        scratch.extend_from_slice(text.as_bytes());
+        scratch.push(b'"');
+    }
     if details.subject {
         separate(scratch, from);
         scratch.extend_from_slice(b"Subject=\"");
@@ -137,7 +152,7 @@ mod tests {
         let check = |mode, tls: Option<TlsInfo>, expect: Option<&str>| {
             let mut headers = HeaderMap::default();
             headers.set_known(Known::XForwardedClientCert, b"By=earlier");
-            let details = ClientCertDetails { subject: true, uri: true, dns: true };
+            let details = ClientCertDetails { subject: true, uri: true, dns: true, ..Default::default() };
             apply(mode, details, tls.as_ref(), &mut headers, &mut Vec::new());
             let value = headers.get_known(Known::XForwardedClientCert);
             assert_eq!(value, expect.map(str::as_bytes), "{mode:?}");
@@ -154,5 +169,29 @@ mod tests {
         check(Mode::AppendForward, Some(tls(true)), Some(&appended));
         check(Mode::SanitizeSet, Some(tls(true)), Some(own));
         check(Mode::AlwaysForwardOnly, Some(tls(true)), Some("By=earlier"));
+    }
+
+    #[test]
+    fn certificates_are_told_as_escaped_pem() {
+        let (first, second) = (vec![0xff; 49], vec![0; 2]);
+        let peer = Identity {
+            fingerprint: "ab12".into(),
+            chain: Arc::from([first.into(), second.into()]),
+            ..Identity::default()
+        };
+        let tls = TlsInfo { peer: Some(Arc::new(peer)), ..TlsInfo::default() };
+        // 64 characters a line (RFC 7468 §2).
+        let line = "%2F".repeat(64);
+        let (begin, end) = ("-----BEGIN%20CERTIFICATE-----%0A", "%0A-----END%20CERTIFICATE-----%0A");
+        let cert = format!("{begin}{line}%0A%2Fw%3D%3D{end}");
+        let check = |cert_on, chain_on, expect: &str| {
+            let details = ClientCertDetails { cert: cert_on, chain: chain_on, ..Default::default() };
+            let mut headers = HeaderMap::default();
+            apply(ForwardClientCert::SanitizeSet, details, Some(&tls), &mut headers, &mut Vec::new());
+            let value = headers.get_known(Known::XForwardedClientCert).unwrap_or_default();
+            assert_eq!(std::str::from_utf8(value), Ok(expect));
+        };
+        check(true, false, &format!("Hash=ab12;Cert=\"{cert}\""));
+        check(true, true, &format!("Hash=ab12;Cert=\"{cert}\";Chain=\"{cert}{begin}AAA%3D{end}\""));
     }
 }
