@@ -62,7 +62,8 @@ pub async fn run(
     };
     let first = view(&folder, &options);
     tell_status(&first, &mut status);
-    let hub = Arc::new(Hub::new(first));
+    let hub = Arc::new(Hub::new(first.clone()));
+    let mut newest = first;
     let xds = listen("--xds-address", options.xds_address).await?;
     let operator = listen("--http-address", options.http_address).await?;
     if let (Ok(xds), Ok(operator)) = (xds.local_addr(), operator.local_addr()) {
@@ -73,13 +74,19 @@ pub async fn run(
             watch.changed(options.debounce).await;
             let change = match folder.scan() {
                 Scan::Unchanged => continue,
-                Scan::EndpointsChanged => Change::Endpoints,
-                Scan::Changed => Change::Anything,
+                Scan::EndpointsChanged => {
+                    let (next, change) = newest.with_endpoints(folder.objects(), folder.touched());
+                    newest = Arc::new(next);
+                    change
+                }
+                Scan::Changed => {
+                    newest = view(&folder, &options);
+                    tell_status(&newest, &mut status);
+                    Change::Anything
+                }
             };
             watch.set(&options.folder, folder.folders());
-            let next = view(&folder, &options);
-            hub.publish(next.clone(), change);
-            tell_status(&next, &mut status);
+            hub.publish(newest.clone(), change);
             tracing::info!("published version {}: {} objects", hub.current().version(), folder.objects().len());
         }
     };

@@ -1,6 +1,6 @@
 //! DestinationRules: which of them a client meets for a host, and the merged policy.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::api::{DestinationRule, MeshConfig, TrafficPolicy};
@@ -97,14 +97,23 @@ impl DestinationRules {
 
     /// True if some namespace has a rule with this subset for `hostname`.
     pub(super) fn knows_subset(&self, hostname: &str, subset: &str) -> bool {
-        self.namespaces.values().any(|of| {
+        self.rules(hostname).any(|rule| rule.spec.subsets.iter().any(|known| known.name == subset))
+    }
+
+    /// Names of all subsets of `hostname`, whoever may use them.
+    pub(super) fn subsets(&self, hostname: &str) -> BTreeSet<&str> {
+        self.rules(hostname).flat_map(|rule| &rule.spec.subsets).map(|subset| subset.name.as_str()).collect()
+    }
+
+    fn rules(&self, hostname: &str) -> impl Iterator<Item = &Rule> {
+        self.namespaces.values().flat_map(move |of| {
             let exact = of.exact.get(hostname).into_iter().flatten();
             let wildcard = of
                 .wildcard
                 .iter()
-                .filter(|(pattern, _)| host::subset_of(hostname, pattern))
+                .filter(move |(pattern, _)| host::subset_of(hostname, pattern))
                 .flat_map(|(_, rules)| rules);
-            exact.chain(wildcard).any(|rule| rule.spec.subsets.iter().any(|known| known.name == subset))
+            exact.chain(wildcard).map(|rule| &**rule)
         })
     }
 }

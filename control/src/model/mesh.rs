@@ -1,6 +1,6 @@
 //! The whole mesh: built from objects once, then only read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::api::{
@@ -45,16 +45,17 @@ pub struct Mesh {
     pub config: MeshConfig,
     /// Oldest first.
     pub services: Vec<Arc<Service>>,
-    pub(crate) by_host: HashMap<String, Vec<Arc<Service>>>,
+    /// Where in `services` those of a host name are.
+    pub(crate) by_host: Arc<HashMap<String, Vec<usize>>>,
     pub gateways: Vec<Arc<Config<Gateway>>>,
     /// Delegates are resolved, names are full.
     pub virtual_services: Vec<Arc<Config<VirtualService>>>,
-    pub(crate) destination_rules: destination::DestinationRules,
-    pub(crate) sidecars: Vec<Config<Sidecar>>,
-    pub(crate) peer_authentications: PeerAuthentications,
-    pub secrets: Secrets,
+    pub(crate) destination_rules: Arc<destination::DestinationRules>,
+    pub(crate) sidecars: Arc<[Config<Sidecar>]>,
+    pub(crate) peer_authentications: Arc<PeerAuthentications>,
+    pub secrets: Arc<Secrets>,
     /// What is said of the Gateway API's objects.
-    pub statuses: Vec<Status>,
+    pub statuses: Arc<[Status]>,
 }
 
 /// Objects by kind, each kind oldest first.
@@ -63,6 +64,16 @@ pub(super) struct Sorted<'a> {
     pub(super) kubernetes: HashMap<&'a str, Vec<&'a Object>>,
     pub(super) service_entries: Vec<Config<ServiceEntry>>,
     pub(super) workload_entries: Vec<Config<WorkloadEntry>>,
+}
+
+impl Sorted<'_> {
+    fn sort(&mut self) {
+        for list in self.kubernetes.values_mut() {
+            list.sort_by(|one, other| one.resource.cmp(&other.resource));
+        }
+        oldest_first(&mut self.service_entries);
+        oldest_first(&mut self.workload_entries);
+    }
 }
 
 impl Mesh {
@@ -89,11 +100,7 @@ impl Mesh {
                 _ => {}
             }
         }
-        for list in sorted.kubernetes.values_mut() {
-            list.sort_by(|one, other| one.resource.cmp(&other.resource));
-        }
-        oldest_first(&mut sorted.service_entries);
-        oldest_first(&mut sorted.workload_entries);
+        sorted.sort();
         oldest_first(&mut gateways);
         oldest_first(&mut virtual_services);
         oldest_first(&mut rules);
@@ -102,9 +109,9 @@ impl Mesh {
 
         let config = mesh_config(&sorted, options, &mut findings);
         let services = registry::services(&sorted, &config, options);
-        let mut by_host: HashMap<String, Vec<Arc<Service>>> = HashMap::new();
-        for service in &services {
-            by_host.entry(service.hostname.clone()).or_default().push(service.clone());
+        let mut by_host: HashMap<String, Vec<usize>> = HashMap::new();
+        for (index, service) in services.iter().enumerate() {
+            by_host.entry(service.hostname.clone()).or_default().push(index);
         }
         let mut virtual_services = virtual_service::resolve(virtual_services, options, &mut findings);
         let derived = gateway_api::derive(objects, &services, &options.domain);
@@ -118,18 +125,18 @@ impl Mesh {
         let mesh = Self {
             options: options.clone(),
             services,
-            by_host,
+            by_host: Arc::new(by_host),
             gateways: gateways.into_iter().map(Arc::new).collect(),
             virtual_services: virtual_services.into_iter().map(Arc::new).collect(),
-            destination_rules: destination::DestinationRules::merge(rules, &config, options),
-            sidecars,
-            peer_authentications: PeerAuthentications::new(peers, options),
-            secrets: Secrets::read(
+            destination_rules: Arc::new(destination::DestinationRules::merge(rules, &config, options)),
+            sidecars: sidecars.into(),
+            peer_authentications: Arc::new(PeerAuthentications::new(peers, options)),
+            secrets: Arc::new(Secrets::read(
                 sorted.kubernetes.get("Secret").map_or(&[], Vec::as_slice),
                 sorted.kubernetes.get("ConfigMap").map_or(&[], Vec::as_slice),
                 derived.credentials,
-            ),
-            statuses: derived.statuses,
+            )),
+            statuses: derived.statuses.into(),
             config,
         };
         check::references(&mesh, &mut findings);
@@ -140,11 +147,58 @@ impl Mesh {
         (mesh, findings)
     }
 
+    /// This mesh after a change of nothing but the endpoints of the Kubernetes Services `touched` (namespace and name), and
+    /// the clusters whose endpoints may be others now. Costs no more than those services.
+    pub fn with_endpoints(&self, objects: &[Object], touched: &BTreeSet<(String, String)>) -> (Self, Vec<Box<str>>) {
+        let keys: HashSet<(&str, &str)> = touched.iter().map(|(namespace, name)| (&**namespace, &**name)).collect();
+        let namespaces: HashSet<&str> = keys.iter().map(|(namespace, _)| *namespace).collect();
+        let mut sorted = Sorted::default();
+        for object in objects {
+            let resource = &object.resource;
+            let named = |name: &str| keys.contains(&(resource.namespace.as_str(), name));
+            let concerns = match (resource.group.as_str(), resource.kind.as_str()) {
+                ("", "Service" | "Endpoints") => named(&resource.name),
+                ("discovery.k8s.io", "EndpointSlice") => {
+                    object.labels.get("kubernetes.io/service-name").is_some_and(|name| named(name))
+                }
+                ("", "Pod") => namespaces.contains(resource.namespace.as_str()),
+                ("networking.istio.io", "WorkloadEntry") if namespaces.contains(resource.namespace.as_str()) => {
+                    sorted.workload_entries.extend(Config::parse(object).ok());
+                    false
+                }
+                _ => false,
+            };
+            if concerns {
+                sorted.kubernetes.entry(resource.kind.as_str()).or_default().push(object);
+            }
+        }
+        sorted.sort();
+        let mut mesh = self.clone();
+        let mut names = Vec::new();
+        for service in registry::services(&sorted, &self.config, &self.options) {
+            let known = self.by_host.get(&service.hostname).into_iter().flatten().copied().find(|index| {
+                let known = self.services.get(*index);
+                known.is_some_and(|known| known.kubernetes && known.namespace == service.namespace)
+            });
+            let subsets = self.destination_rules.subsets(&service.hostname);
+            for port in &service.ports {
+                for subset in std::iter::once("").chain(subsets.iter().copied()) {
+                    names.push(format!("outbound|{}|{subset}|{}", port.number, service.hostname).into_boxed_str());
+                }
+            }
+            if let Some(place) = known.and_then(|index| mesh.services.get_mut(index)) {
+                *place = service;
+            }
+        }
+        (mesh, names)
+    }
+
     /// The service that a client in `namespace` reaches as `hostname`: one of its own namespace first, then
     /// Kubernetes' own, then the oldest.
     pub fn service(&self, hostname: &str, namespace: &str) -> Option<&Arc<Service>> {
         let visible = || {
-            self.by_host.get(hostname).into_iter().flatten().filter(|service| service.visibility.includes(namespace))
+            let found = self.by_host.get(hostname).into_iter().flatten().filter_map(|index| self.services.get(*index));
+            found.filter(|service| service.visibility.includes(namespace))
         };
         visible()
             .find(|service| service.namespace == namespace)

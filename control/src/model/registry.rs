@@ -32,7 +32,26 @@ pub(super) fn services(sorted: &Sorted<'_>, config: &MeshConfig, options: &MeshO
 /// Pods and WorkloadEntries: what selectors find.
 struct Workloads<'a> {
     /// By namespace.
-    found: HashMap<&'a str, Vec<Workload>>,
+    found: HashMap<&'a str, OfNamespace>,
+}
+
+/// The workloads of one namespace, found by the name of the pod and by address.
+#[derive(Default)]
+struct OfNamespace {
+    list: Vec<Workload>,
+    by_pod: HashMap<String, usize>,
+    by_address: HashMap<String, usize>,
+}
+
+impl OfNamespace {
+    fn push(&mut self, workload: Workload) {
+        let index = self.list.len();
+        if let Some(pod) = &workload.pod {
+            self.by_pod.entry(pod.clone()).or_insert(index);
+        }
+        self.by_address.entry(workload.entry.address.clone()).or_insert(index);
+        self.list.push(workload);
+    }
 }
 
 struct Workload {
@@ -44,7 +63,7 @@ struct Workload {
 
 impl<'a> Workloads<'a> {
     fn read(sorted: &'a Sorted<'_>) -> Self {
-        let mut found: HashMap<&str, Vec<Workload>> = HashMap::new();
+        let mut found: HashMap<&str, OfNamespace> = HashMap::new();
         for pod in sorted.kubernetes.get("Pod").into_iter().flatten() {
             let Some(address) = text(&pod.content, &["status", "podIP"]) else { continue };
             let containers = pod.spec().get("containers").and_then(Value::as_array);
@@ -95,17 +114,17 @@ impl<'a> Workloads<'a> {
         self.found
             .get(namespace)
             .into_iter()
-            .flatten()
+            .flat_map(|of| &of.list)
             .filter(move |workload| selects(selector, &workload.entry.labels))
     }
 
     fn labels_of(&self, namespace: &str, pod: Option<&str>, address: &str) -> Option<&WorkloadEntry> {
-        let pods = self.found.get(namespace)?;
-        let found = pods.iter().find(|workload| match pod {
-            Some(name) => workload.pod.as_deref() == Some(name),
-            None => workload.entry.address == address,
-        });
-        found.map(|workload| &workload.entry)
+        let of = self.found.get(namespace)?;
+        let index = match pod {
+            Some(name) => of.by_pod.get(name),
+            None => of.by_address.get(address),
+        };
+        Some(&of.list.get(*index?)?.entry)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::sync::watch;
-use torus_xds::serving::{Resource, Wanted, url};
+use torus_xds::serving::{Resource, Session, Wanted, url};
 
 use super::client::{Client, ClientStatus};
 use crate::serve::metrics::Metrics;
@@ -26,10 +26,10 @@ pub trait View: Send + Sync {
 }
 
 /// How much of the mesh changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Addresses of services only: nothing but endpoints is computed and sent.
-    Endpoints,
+    /// Addresses of services only: nothing but the assignments of these names is computed and sent.
+    Endpoints(Vec<Box<str>>),
     Anything,
 }
 
@@ -39,14 +39,26 @@ pub struct Generation {
     pub number: u64,
     /// The newest generation that changed more than endpoints.
     pub anything: u64,
+    /// Of the newest generations after that one: their number, and which assignments may differ from the one before.
+    endpoints: Arc<[(u64, Arc<[Box<str>]>)]>,
     pub since: Instant,
     pub view: Arc<dyn View>,
 }
 
 impl Generation {
-    /// Whether a client that saw generation `seen` must look at `type_url` again.
-    pub fn concerns(&self, seen: u64, type_url: &str) -> bool {
-        self.anything > seen || (self.number > seen && type_url == url::ENDPOINTS)
+    /// Notes in a client's session what may differ from generation `seen`, which it saw last.
+    pub fn note_changes(&self, seen: u64, session: &mut Session) {
+        if self.anything > seen {
+            return session.on_change(|_| true);
+        }
+        let kept_from = self.endpoints.first().map_or(u64::MAX, |(number, _)| *number);
+        if self.number > seen && kept_from > seen + 1 {
+            // Too long ago to tell what changed.
+            return session.on_change(|type_url| type_url == url::ENDPOINTS);
+        }
+        for (_, names) in self.endpoints.iter().filter(|(number, _)| *number > seen) {
+            session.on_some_changed(url::ENDPOINTS, names);
+        }
     }
 
     /// How the number is on the wire.
@@ -73,7 +85,7 @@ pub struct Hub {
 impl Hub {
     /// A hub whose first view is `view`.
     pub fn new(view: Arc<dyn View>) -> Self {
-        let first = Generation { number: 1, anything: 1, since: Instant::now(), view };
+        let first = Generation { number: 1, anything: 1, endpoints: Arc::default(), since: Instant::now(), view };
         Self {
             current: watch::Sender::new(first),
             shutdown: watch::Sender::new(false),
@@ -85,11 +97,18 @@ impl Hub {
 
     /// Makes `view` the newest one; every client hears of it.
     pub fn publish(&self, view: Arc<dyn View>, change: Change) {
-        self.metrics.on_publish(change);
+        self.metrics.on_publish(&change);
         self.current.send_modify(|generation| {
             let number = generation.number + 1;
-            let anything = if change == Change::Anything { number } else { generation.anything };
-            *generation = Generation { number, anything, since: Instant::now(), view };
+            let (anything, endpoints) = match change {
+                Change::Anything => (number, Arc::default()),
+                Change::Endpoints(names) => {
+                    let kept = generation.endpoints.len().saturating_sub(KEPT_MAX - 1);
+                    let kept = generation.endpoints.iter().skip(kept).cloned();
+                    (generation.anything, kept.chain(std::iter::once((number, names.into()))).collect())
+                }
+            };
+            *generation = Generation { number, anything, endpoints, since: Instant::now(), view };
         });
     }
 
@@ -157,3 +176,6 @@ impl Drop for Connected {
         self.hub.lock().remove(&self.number);
     }
 }
+
+/// Generations of which it is known what changed; a client that is further behind looks at everything.
+const KEPT_MAX: usize = 64;

@@ -1,6 +1,7 @@
 //! The mesh as what is pushed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use prost::Message;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use torus_xds::serving::{Resource, Wanted, url};
 use torus_xds::{MessageType, canonical};
 
-use super::hub::View;
+use super::hub::{Change, View};
 use crate::model::gateway_api::Status;
 use crate::model::{Finding, Mesh, MeshOptions, Proxy, Severity};
 use crate::source::Object;
@@ -17,10 +18,10 @@ use crate::translate;
 /// A mesh with what was found while it was built.
 pub struct MeshView {
     mesh: Mesh,
-    findings: Vec<Finding>,
+    findings: Arc<[Finding]>,
     /// Findings about files, which the model never saw.
-    unread: Vec<String>,
-    configuration: Vec<Value>,
+    unread: Arc<[String]>,
+    configuration: Arc<[Value]>,
 }
 
 impl MeshView {
@@ -33,7 +34,14 @@ impl MeshView {
             .filter(|object| configures(&object.resource.group))
             .map(|object| object.content.clone())
             .collect();
-        Self { mesh, findings, unread, configuration }
+        Self { mesh, findings: findings.into(), unread: unread.into(), configuration }
+    }
+
+    /// This view after a change of nothing but endpoints, those of the Services `touched`; and what is to be published of it.
+    pub fn with_endpoints(&self, objects: &[Object], touched: &BTreeSet<(String, String)>) -> (Self, Change) {
+        let (mesh, names) = self.mesh.with_endpoints(objects, touched);
+        let (findings, unread) = (self.findings.clone(), self.unread.clone());
+        (Self { mesh, findings, unread, configuration: self.configuration.clone() }, Change::Endpoints(names))
     }
 
     /// What is wrong, a line each.
@@ -130,7 +138,7 @@ impl View for MeshView {
         match name {
             "registryz" => Some(self.registry()),
             "endpointz" => Some(self.endpoints()),
-            "configz" => Some(self.configuration.clone().into()),
+            "configz" => Some(self.configuration.to_vec().into()),
             "findings" => Some(self.findings().map(|(_, line)| line).collect()),
             _ => None,
         }

@@ -73,7 +73,6 @@ impl Ads {
                     &type_url,
                     || wanted.clone(),
                     |status| {
-                        status.wanted = wanted.clone();
                         status.sent_version.clone_from(&version);
                         status.sent_nonce = push.nonce.to_string();
                         status.sent_at = Some(SystemTime::now());
@@ -107,7 +106,7 @@ impl Ads {
                     }
                     let seen = generation.number;
                     generation = generations.borrow_and_update().clone();
-                    session.on_change(|type_url| generation.concerns(seen, type_url));
+                    generation.note_changes(seen, &mut session);
                 }
                 _ = shutdown.wait_for(|shutdown| *shutdown) => {
                     return Err(Status::unavailable("torusd is shutting down"));

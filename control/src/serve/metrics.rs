@@ -21,8 +21,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn on_publish(&self, change: Change) {
-        let counter = if change == Change::Endpoints { &self.endpoint_changes } else { &self.changes };
+    pub fn on_publish(&self, change: &Change) {
+        let counter = if matches!(change, Change::Endpoints(_)) { &self.endpoint_changes } else { &self.changes };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -31,6 +31,8 @@ pub struct Folder {
     /// The tree itself: unreadable folders, too deep ones, the root gone.
     tree_findings: Vec<Diagnostic>,
     duplicate_findings: Vec<Diagnostic>,
+    /// Namespace and name of the Services whose endpoints the last scan found changed.
+    touched: BTreeSet<(String, String)>,
 }
 
 struct File {
@@ -67,6 +69,7 @@ impl Folder {
             duplicates: Vec::new(),
             tree_findings: Vec::new(),
             duplicate_findings: Vec::new(),
+            touched: BTreeSet::new(),
         }
     }
 
@@ -86,8 +89,14 @@ impl Folder {
         self.folders.iter().map(PathBuf::as_path)
     }
 
+    /// Namespace and name of the Services whose endpoints the last scan found changed.
+    pub fn touched(&self) -> &BTreeSet<(String, String)> {
+        &self.touched
+    }
+
     /// Takes up what changed since the last scan.
     pub fn scan(&mut self) -> Scan {
+        self.touched.clear();
         let mut walk = Walk::default();
         walk.visit(&self.root, 0);
         if let Some(finding) = walk.root_lost(&self.root) {
@@ -109,6 +118,10 @@ impl Folder {
         if !changed {
             return Scan::Unchanged;
         }
+        if gone.is_empty() && self.duplicates.is_empty() && fresh.iter().all(|(path, stamp)| self.refresh(path, *stamp))
+        {
+            return Scan::EndpointsChanged;
+        }
         let before_settling = self.duplicates.len();
         self.objects.append(&mut self.duplicates);
         let mut only_endpoints = true;
@@ -116,6 +129,7 @@ impl Folder {
             self.files.remove(&path);
             let lost = self.take_objects_of(&display(&path));
             only_endpoints &= lost.iter().all(is_endpoints);
+            self.touched.extend(lost.iter().filter_map(service_of));
         }
         for (path, stamp) in fresh {
             only_endpoints &= self.read_file(path, stamp);
@@ -124,6 +138,40 @@ impl Folder {
         // What was hidden by another may count now.
         only_endpoints &= before_settling == self.duplicates.len();
         if only_endpoints { Scan::EndpointsChanged } else { Scan::Changed }
+    }
+
+    /// Puts the objects of one file in the place of those before, where they have the same names in the same order and differ
+    /// in endpoints at most. Returns whether it could; if not, nothing happened.
+    fn refresh(&mut self, path: &Path, stamp: Stamp) -> bool {
+        let file = display(path);
+        if !self.files.get(path).is_some_and(|known| known.findings.is_empty()) {
+            return false;
+        }
+        let Some(mut objects) = fs::read_to_string(path).ok().and_then(|text| read(&file, &text).ok()) else {
+            return false;
+        };
+        objects.sort_by(|one, other| one.place.cmp(&other.place));
+        let first = self.objects.partition_point(|object| *object.place.file < *file);
+        let count =
+            self.objects.get(first..).map_or(0, |rest| rest.partition_point(|object| *object.place.file == *file));
+        let Some(before) = self.objects.get_mut(first..first + count).filter(|list| list.len() == objects.len()) else {
+            return false;
+        };
+        let alike = |(one, other): (&Object, &Object)| {
+            one.resource == other.resource && (is_endpoints(one) || one.content == other.content)
+        };
+        if !before.iter().zip(&objects).all(alike) || !objects.iter_mut().all(|object| (self.admit)(object).is_empty())
+        {
+            return false;
+        }
+        for (old, new) in before.iter_mut().zip(objects) {
+            if old.content != new.content {
+                self.touched.extend([&*old, &new].into_iter().filter_map(service_of));
+            }
+            *old = new;
+        }
+        self.files.insert(path.to_owned(), File { stamp, findings: Vec::new() });
+        true
     }
 
     /// Takes up one file. Returns whether nothing but endpoints differs from before.
@@ -142,6 +190,7 @@ impl Folder {
             Ok(objects) => {
                 let before = self.take_objects_of(&file);
                 only_endpoints = differ_in_endpoints(&before, &objects);
+                self.touched.extend(before.iter().chain(&objects).filter_map(service_of));
                 self.admit_all(objects, before)
             }
             Err(findings) => findings,
@@ -207,6 +256,16 @@ fn differ_in_endpoints(before: &[Object], after: &[Object]) -> bool {
         rest.map(|object| (object.resource.clone(), object.content.clone())).collect()
     };
     rest(before) == rest(after)
+}
+
+/// The Service that endpoints are of.
+fn service_of(object: &Object) -> Option<(String, String)> {
+    let name = match object.resource.kind.as_str() {
+        _ if !is_endpoints(object) => return None,
+        "EndpointSlice" => object.labels.get("kubernetes.io/service-name")?,
+        _ => &object.resource.name,
+    };
+    Some((object.resource.namespace.clone(), name.clone()))
 }
 
 fn is_endpoints(object: &Object) -> bool {
@@ -356,6 +415,11 @@ mod tests {
         };
         check(service("cart", 80) + &slice("10.0.0.1"), Scan::Changed);
         check(service("cart", 80) + &slice("10.0.0.22"), Scan::EndpointsChanged);
+        check(
+            service("cart", 80) + &slice("10.0.0.23") + "---\n" + &slice("10.0.0.4").replace("cart-1", "cart-2"),
+            Scan::EndpointsChanged,
+        );
+        check(service("cart", 80) + &slice("10.0.0.23"), Scan::EndpointsChanged);
         check(service("cart", 8080) + &slice("10.0.0.22"), Scan::Changed);
     }
 

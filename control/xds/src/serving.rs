@@ -90,7 +90,7 @@ pub struct Push {
 pub enum Wanted {
     /// All that concern it.
     All,
-    Names(BTreeSet<Box<str>>),
+    Names(Arc<BTreeSet<Box<str>>>),
 }
 
 impl Wanted {
@@ -126,7 +126,8 @@ pub struct Subscription {
     variant: Variant,
     scope: Scope,
     wildcard: bool,
-    names: BTreeSet<Box<str>>,
+    /// Shared with whoever was told what is wanted, since there may be ten thousand.
+    names: Arc<BTreeSet<Box<str>>>,
     /// Once names were given, an empty list means nothing instead of everything.
     was_named: bool,
     /// What the client was sent, or says it holds.
@@ -137,6 +138,8 @@ pub struct Subscription {
     answer_next: bool,
     must_answer: bool,
     changed: bool,
+    /// Names whose resources alone may be others now.
+    changed_names: BTreeSet<Box<str>>,
     nonce_count: u64,
     outstanding: Option<Outstanding>,
     accepted: Option<Box<str>>,
@@ -156,13 +159,14 @@ impl Subscription {
             variant,
             scope,
             wildcard: false,
-            names: BTreeSet::new(),
+            names: Arc::default(),
             was_named: false,
             sent: BTreeMap::new(),
             asked_again: BTreeSet::new(),
             answer_next: false,
             must_answer: false,
             changed: false,
+            changed_names: BTreeSet::new(),
             nonce_count: 0,
             outstanding: None,
             accepted: None,
@@ -186,6 +190,18 @@ impl Subscription {
         self.changed = true;
     }
 
+    /// The resources called `names`, and no others, may be others now.
+    pub fn on_some_changed(&mut self, names: &[Box<str>]) {
+        let must_be_whole = self.variant == Variant::Sotw && self.scope == Scope::World;
+        if must_be_whole || self.refused.is_some() {
+            // What was refused may be mended by any of them.
+            self.changed = true;
+            return;
+        }
+        let concerning = names.iter().filter(|name| self.wildcard || self.names.contains(*name));
+        self.changed_names.extend(concerning.cloned());
+    }
+
     /// What contains this type was sent: the client will ask again and wait for an answer, changed or not.
     pub fn on_parent_pushed(&mut self) {
         self.answer_next = self.variant == Variant::Sotw;
@@ -194,7 +210,7 @@ impl Subscription {
     /// Whether something may have to be sent and the client can take it.
     pub fn is_due(&self) -> bool {
         self.outstanding.is_none()
-            && (self.must_answer || self.changed || !self.asked_again.is_empty())
+            && (self.must_answer || self.changed || !self.asked_again.is_empty() || !self.changed_names.is_empty())
             && (self.wildcard || !self.names.is_empty() || self.must_answer || !self.asked_again.is_empty())
     }
 
@@ -203,7 +219,16 @@ impl Subscription {
         if self.wildcard { Wanted::All } else { Wanted::Names(self.names.clone()) }
     }
 
-    /// What is to be sent, if anything: `resources` are all that exist of what is wanted, each name once.
+    /// What must be known for the next push: all that is wanted, or the part of it that may have changed.
+    pub fn wanted_now(&self) -> Wanted {
+        if self.is_partial() { Wanted::Names(Arc::new(self.changed_names.clone())) } else { self.wanted() }
+    }
+
+    fn is_partial(&self) -> bool {
+        !self.changed && !self.must_answer && self.asked_again.is_empty() && !self.changed_names.is_empty()
+    }
+
+    /// What is to be sent, if anything: `resources` are all that exist of [`Self::wanted_now`], each name once.
     pub fn push(&mut self, resources: Vec<Resource>) -> Option<Push> {
         if self.outstanding.is_some() {
             return None;
@@ -214,7 +239,14 @@ impl Subscription {
             .filter(|resource| wanted.contains(&resource.name))
             .map(|resource| (resource.name.clone(), resource))
             .collect();
+        let partial = self.is_partial();
         self.changed = false;
+        let changed_names = std::mem::take(&mut self.changed_names);
+        if partial {
+            let push = self.push_some(resources, &changed_names);
+            debug_assert!(self.is_consistent());
+            return push;
+        }
         let push = match self.variant {
             Variant::Sotw => self.push_state(resources),
             Variant::Delta => self.push_difference(resources),
@@ -277,10 +309,12 @@ impl Subscription {
         let star = names.remove("*");
         self.was_named |= !names.is_empty() || star;
         let wildcard = star || (self.scope == Scope::World && names.is_empty() && !self.was_named);
-        let is_same = wildcard == self.wildcard && names == self.names;
+        let is_same = wildcard == self.wildcard && names == *self.names;
         let has_more = (wildcard && !self.wildcard) || names.iter().any(|name| !self.names.contains(name));
         self.wildcard = wildcard;
-        self.names = names;
+        if !is_same {
+            self.names = Arc::new(names);
+        }
         if !wildcard {
             self.sent.retain(|name, _| self.names.contains(name));
         }
@@ -311,13 +345,14 @@ impl Subscription {
             if !held_first.contains_key(&name) {
                 self.asked_again.insert(name.clone());
             }
-            self.names.insert(name);
+            Arc::make_mut(&mut self.names).insert(name);
         }
         for name in ask.unsubscribed {
             if &*name == "*" {
                 self.wildcard = false;
                 self.sent.retain(|name, _| self.names.contains(name));
-            } else if self.names.remove(&name) {
+            } else if self.names.contains(&name) {
+                Arc::make_mut(&mut self.names).remove(&name);
                 self.asked_again.remove(&name);
                 if self.wildcard {
                     // Still covered: the client must hear whether it keeps the resource.
@@ -332,6 +367,28 @@ impl Subscription {
             None if has_wishes => Outcome::Subscribed,
             None => Outcome::Stale,
         }
+    }
+
+    /// A push of what differs among `names`, of which `resources` exist.
+    fn push_some(&mut self, resources: BTreeMap<Box<str>, Resource>, names: &BTreeSet<Box<str>>) -> Option<Push> {
+        let lost = |name: &&Box<str>| self.sent.contains_key(*name) && !resources.contains_key(*name);
+        let removed: Vec<Box<str>> = match self.variant {
+            Variant::Delta => names.iter().filter(lost).cloned().collect(),
+            // Absence says nothing of what is asked for by name.
+            Variant::Sotw => Vec::new(),
+        };
+        let differs = |resource: &Resource| {
+            names.contains(&resource.name) && self.sent.get(&resource.name) != Some(&resource.version)
+        };
+        let chosen: Vec<Resource> = resources.into_values().filter(differs).collect();
+        if chosen.is_empty() && removed.is_empty() {
+            return None;
+        }
+        for name in &removed {
+            self.sent.remove(name);
+        }
+        self.sent.extend(chosen.iter().map(|resource| (resource.name.clone(), resource.version)));
+        Some(self.number(chosen, removed))
     }
 
     fn push_state(&mut self, resources: BTreeMap<Box<str>, Resource>) -> Option<Push> {

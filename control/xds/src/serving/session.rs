@@ -48,10 +48,17 @@ impl Session {
         }
     }
 
-    /// The first type for which something may have to be sent now.
+    /// Of one type, only the resources called `names` may be others now.
+    pub fn on_some_changed(&mut self, type_url: &str, names: &[Box<str>]) {
+        if let Some(subscription) = self.get_mut(type_url) {
+            subscription.on_some_changed(names);
+        }
+    }
+
+    /// The first type for which something may have to be sent now, and what of it must be known for that.
     pub fn next_due(&self) -> Option<(TypeUrl, Wanted)> {
         let (type_url, subscription) = self.types.iter().find(|(_, subscription)| subscription.is_due())?;
-        Some((type_url.clone(), subscription.wanted()))
+        Some((type_url.clone(), subscription.wanted_now()))
     }
 
     /// What is to be sent of a type whose wanted `resources` are given.

@@ -43,9 +43,21 @@ fn check(variant: Variant, scope: Scope, steps: &[(&str, &str)]) {
                 have = rest.to_owned();
                 subscription.on_change();
             }
+            // `some NAMES: RESOURCES`
+            "some" => {
+                let (changed, all) = rest.split_once(": ").unwrap();
+                have = all.to_owned();
+                subscription.on_some_changed(&names(changed));
+            }
             _ => panic!("{verb}"),
         }
-        let push = if subscription.is_due() { subscription.push(resources(&have)) } else { None };
+        let push = if subscription.is_due() {
+            let wanted = subscription.wanted_now();
+            let known = resources(&have).into_iter().filter(|resource| wanted.contains(&resource.name));
+            subscription.push(known.collect())
+        } else {
+            None
+        };
         assert_eq!(shown(push), *wanted, "step {index}: {step}");
     }
 }
@@ -173,4 +185,38 @@ fn types_are_pushed_in_order() {
     }
     assert_eq!(order.iter().map(|url| &**url).collect::<Vec<_>>(), &PUSH_ORDER[..4]);
     assert_eq!(session.get(url::CLUSTER).unwrap().outstanding(), Some("1"));
+}
+
+#[test]
+fn a_change_of_some_names_pushes_those_alone() {
+    for variant in [Variant::Sotw, Variant::Delta] {
+        check(
+            variant,
+            Scope::Named,
+            &[
+                ("have a=1 b=1 c=1", "nothing"),
+                ("ask a b", "#1 a=1 b=1"),
+                // Not answered yet, so it waits.
+                ("some a: a=2 b=9 c=1", "nothing"),
+                ("ack 1 a b", if variant == Variant::Sotw { "#2 a=2" } else { "#2 a=2 b=9" }),
+            ],
+        );
+    }
+    check(
+        Variant::Delta,
+        Scope::Named,
+        &[
+            ("have a=1 b=1", "nothing"),
+            ("ask a b", "#1 a=1 b=1"),
+            ("ack 1", "nothing"),
+            ("some a: a=2 b=9", "#2 a=2"),
+            ("ack 2", "nothing"),
+            ("some c: a=2 b=9 c=1", "nothing"),
+            ("some a: a=2 b=9", "nothing"),
+            ("some a: b=9", "#3 -a"),
+            // What was refused is sent again with whatever mends it.
+            ("nack 3", "nothing"),
+            ("some b: b=10", "#4 b=10"),
+        ],
+    );
 }
