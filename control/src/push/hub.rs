@@ -33,14 +33,17 @@ pub enum Change {
     Anything,
 }
 
+/// The number of a generation, and which assignments may differ from the one before.
+type EndpointChange = (u64, Arc<[Box<str>]>);
+
 /// A view with its number.
 #[derive(Clone)]
 pub struct Generation {
     pub number: u64,
     /// The newest generation that changed more than endpoints.
     pub anything: u64,
-    /// Of the newest generations after that one: their number, and which assignments may differ from the one before.
-    endpoints: Arc<[(u64, Arc<[Box<str>]>)]>,
+    /// The newest generations after that one.
+    endpoints: Arc<[EndpointChange]>,
     pub since: Instant,
     pub view: Arc<dyn View>,
 }

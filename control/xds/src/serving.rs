@@ -371,9 +371,9 @@ impl Subscription {
 
     /// A push of what differs among `names`, of which `resources` exist.
     fn push_some(&mut self, resources: BTreeMap<Box<str>, Resource>, names: &BTreeSet<Box<str>>) -> Option<Push> {
-        let lost = |name: &&Box<str>| self.sent.contains_key(*name) && !resources.contains_key(*name);
+        let lost = |name: &str| self.sent.contains_key(name) && !resources.contains_key(name);
         let removed: Vec<Box<str>> = match self.variant {
-            Variant::Delta => names.iter().filter(lost).cloned().collect(),
+            Variant::Delta => names.iter().filter(|name| lost(name)).cloned().collect(),
             // Absence says nothing of what is asked for by name.
             Variant::Sotw => Vec::new(),
         };
