@@ -251,14 +251,14 @@ impl Pools {
     }
 
     /// Begins to speak HTTP/2 on a new connection.
-    fn open_http2(self: &Rc<Self>, chosen: &Chosen, upstream: Upstream) -> Result<(), AcquireError> {
+    fn open_http2(self: &Rc<Self>, chosen: &Chosen, upstream: Box<Upstream>) -> Result<(), AcquireError> {
         let (options, header_bytes_max) = {
             let mut state = self.state.borrow_mut();
             let pool = state.existing(chosen.cluster).ok_or(AcquireError::HostGone)?;
             (pool.cluster.http.http2, pool.cluster.http.header_bytes_max)
         };
         let now = self.ring.now();
-        let Upstream { socket, local, id, place, .. } = upstream;
+        let Upstream { socket, local, id, place, .. } = *upstream;
         let tls = socket.tls().cloned();
         let shared = SharedSocket::new(&self.ring, socket, options.frames, false);
         let mut builder = client::Builder::new();

@@ -46,7 +46,8 @@ pub struct Pools {
 #[derive(Default)]
 pub(super) struct State {
     clusters: Vec<Option<Box<ClusterPool>>>,
-    idle: Slab<Upstream>,
+    /// Boxed, so that a connection moves between here and a lease as one pointer.
+    idle: Slab<Box<Upstream>>,
     waiting: Slab<Waiting>,
     connection_count: u64,
     /// The epoch that a new pool begins with.
@@ -88,10 +89,9 @@ struct Waiting {
     answer: Option<Answer>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "it moves once, and a box would be an allocation for a request")]
 pub(super) enum Answer {
     /// A returned connection, for this request.
-    Granted(Upstream),
+    Granted(Box<Upstream>),
     /// A connection closed: there may be room to open one.
     TryAgain,
 }
@@ -350,7 +350,7 @@ impl Pools {
     }
 
     /// The most recently used idle connection, of one priority where given: each has its own, as in Envoy.
-    fn take_idle(&self, chosen: &Chosen, priority: Option<Priority>) -> Option<Upstream> {
+    fn take_idle(&self, chosen: &Chosen, priority: Option<Priority>) -> Option<Box<Upstream>> {
         loop {
             let upstream = {
                 let mut state = self.state.borrow_mut();
@@ -413,7 +413,7 @@ impl Pools {
         priority: Priority,
         counted: Counted,
         http2: bool,
-    ) -> Result<Upstream, AcquireError> {
+    ) -> Result<Box<Upstream>, AcquireError> {
         let (options, timeout, tls) = {
             let mut state = self.state.borrow_mut();
             let pool = state.existing(chosen.cluster).ok_or(AcquireError::HostGone)?;
@@ -465,7 +465,7 @@ impl Pools {
                 pool.cluster.stats.record(self.core, ClusterStat::UpstreamCxConnectMs, connect_ms);
                 let place =
                     Place { cluster: chosen.cluster, host: chosen.host, epoch: chosen.epoch, priority, counted };
-                Ok(Upstream::new(socket, id, place, now))
+                Ok(Box::new(Upstream::new(socket, id, place, now)))
             }
             Some(Err(error)) => Err(AcquireError::Connect(error)),
             None => {
@@ -514,7 +514,7 @@ impl Pools {
     }
 
     /// Takes the connection into use for one request, if the request breaker allows.
-    fn attach(self: &Rc<Self>, mut upstream: Upstream, priority: Priority) -> Result<Lease, AcquireError> {
+    fn attach(self: &Rc<Self>, mut upstream: Box<Upstream>, priority: Priority) -> Result<Lease, AcquireError> {
         {
             let mut state = self.state.borrow_mut();
             let pool = state.existing(upstream.place.cluster).ok_or(AcquireError::HostGone)?;
@@ -542,7 +542,7 @@ impl Pools {
     }
 
     /// Ends a request's use of the connection and decides whether another request may have it.
-    fn on_returned(&self, mut upstream: Upstream, reusable: bool, is_complete: bool) {
+    fn on_returned(&self, mut upstream: Box<Upstream>, reusable: bool, is_complete: bool) {
         let mut reusable = reusable && !upstream.must_close && !upstream.socket.has_received();
         {
             let mut state = self.state.borrow_mut();
@@ -583,7 +583,7 @@ impl Pools {
     }
 
     /// Gives the connection to the first waiting request, or keeps it idle.
-    pub(super) fn put_back(&self, mut upstream: Upstream) {
+    pub(super) fn put_back(&self, mut upstream: Box<Upstream>) {
         let mut state = self.state.borrow_mut();
         let State { clusters, idle, waiting, .. } = &mut *state;
         let pool = clusters.get_mut(upstream.place.cluster.0 as usize).and_then(Option::as_mut);
@@ -604,7 +604,7 @@ impl Pools {
         }
     }
 
-    fn close(&self, upstream: Upstream) {
+    fn close(&self, upstream: Box<Upstream>) {
         let mut state = self.state.borrow_mut();
         let State { clusters, waiting, .. } = &mut *state;
         let Some(Some(pool)) = clusters.get_mut(upstream.place.cluster.0 as usize) else { return };
@@ -658,7 +658,7 @@ pub struct Lease {
 
 #[allow(clippy::large_enum_variant, reason = "it moves once a request, and a box would be an allocation for it")]
 enum Leased {
-    Http1(Upstream),
+    Http1(Box<Upstream>),
     Http2(Http2Upstream),
 }
 

@@ -34,8 +34,8 @@ pub(super) struct Connections {
 }
 
 struct Slot {
-    /// `None` while a runner has it.
-    connection: Option<Connection>,
+    /// `None` while a runner has it. Boxed, so that it moves to a runner and back as one pointer.
+    connection: Option<Box<Connection>>,
     idle_since: Nanos,
     is_unsent: bool,
 }
@@ -53,7 +53,7 @@ impl Connections {
     }
 
     /// Adds a connection that waits for its first request.
-    pub(super) fn insert_idle(&mut self, connection: Connection, now: Nanos, chain: &FilterChain) -> SlabKey {
+    pub(super) fn insert_idle(&mut self, connection: Box<Connection>, now: Nanos, chain: &FilterChain) -> SlabKey {
         let key = self.slots.insert(Slot { connection: Some(connection), idle_since: now, is_unsent: false });
         self.expire(key, now, chain);
         self.park(key);
@@ -61,7 +61,12 @@ impl Connections {
     }
 
     /// Adds a connection whose filter chain is not chosen yet; nothing was received of it.
-    pub(super) fn insert_unchosen(&mut self, connection: Connection, now: Nanos, timeout: Option<Duration>) -> SlabKey {
+    pub(super) fn insert_unchosen(
+        &mut self,
+        connection: Box<Connection>,
+        now: Nanos,
+        timeout: Option<Duration>,
+    ) -> SlabKey {
         let key = self.slots.insert(Slot { connection: Some(connection), idle_since: now, is_unsent: false });
         if let Some(timeout) = timeout {
             self.inspection_checks.push_back((now + timeout, key));
@@ -95,14 +100,14 @@ impl Connections {
     }
 
     /// Hands the connection to a runner; its place stays.
-    pub(super) fn take(&mut self, key: SlabKey) -> Option<Connection> {
+    pub(super) fn take(&mut self, key: SlabKey) -> Option<Box<Connection>> {
         let mut connection = self.slots.get_mut(key)?.connection.take()?;
         connection.client.socket.unpark();
         Some(connection)
     }
 
     /// Takes an idle connection back.
-    pub(super) fn put_back(&mut self, key: SlabKey, connection: Connection, now: Nanos) {
+    pub(super) fn put_back(&mut self, key: SlabKey, connection: Box<Connection>, now: Nanos) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         let has_unsent = connection.client.socket.queued_bytes() > 0;
         if has_unsent && !slot.is_unsent {
@@ -120,15 +125,16 @@ impl Connections {
     }
 
     /// Takes out every idle connection that is `wanted`.
-    pub(super) fn take_idle(&mut self, wanted: impl Fn(&Connection) -> bool) -> Vec<Connection> {
-        let is_wanted = |slot: &Slot| slot.connection.as_ref().is_some_and(&wanted);
+    #[allow(clippy::vec_box, reason = "they are in their boxes already")]
+    pub(super) fn take_idle(&mut self, wanted: impl Fn(&Connection) -> bool) -> Vec<Box<Connection>> {
+        let is_wanted = |slot: &Slot| slot.connection.as_ref().is_some_and(|connection| wanted(connection));
         let keys: Vec<SlabKey> =
             self.slots.iter_mut().filter(|(_, slot)| is_wanted(slot)).map(|(key, _)| key).collect();
         keys.into_iter().filter_map(|key| self.slots.remove(key)?.connection).collect()
     }
 
     /// Takes out the connections that were idle for too long, and those whose client takes no more of its last reply.
-    pub(super) fn take_expired(&mut self, core: &CoreState, now: Nanos) -> Vec<(Connection, Rest)> {
+    pub(super) fn take_expired(&mut self, core: &CoreState, now: Nanos) -> Vec<(Box<Connection>, Rest)> {
         let mut expired = Vec::new();
         while self.idle_checks.front().is_some_and(|check| check.at <= now) {
             let Some(check) = self.idle_checks.pop_front() else { break };
@@ -202,7 +208,7 @@ fn count_idle_timeout(core: &CoreState, slot: &Slot) {
 }
 
 /// A new connection whose filter chain is not chosen yet; `None` where a limit refuses it.
-pub(super) fn open(core: &Rc<CoreState>, listener: &ListenerHandle, socket: Socket) -> Option<Connection> {
+pub(super) fn open(core: &Rc<CoreState>, listener: &ListenerHandle, socket: Socket) -> Option<Box<Connection>> {
     let stats = &listener.stats;
     let local = Address::from(&socket.local_addr().ok()?);
     // A client on a unix socket has no address of its own; Envoy shows the listener's.
@@ -220,23 +226,23 @@ pub(super) fn open(core: &Rc<CoreState>, listener: &ListenerHandle, socket: Sock
     }
     stats.increment(core.core, ListenerStat::DownstreamPreCxActive);
     let info = ConnectionInfo { id: 0, direct_remote, local, chain: None, secure: false, tls: None };
-    Some(Connection {
+    Some(Box::new(Connection {
         client: Client::new(Transport::from(socket), false),
         info,
         listener: Rc::clone(listener),
         opened_at: core.ring.now(),
         request_count: 0,
         is_http1: false,
-    })
+    }))
 }
 
 /// Gives a connection its filter chain and counts it; `None` where no chain takes it, and it is closed.
 pub(super) fn choose(
     core: &Rc<CoreState>,
     listener: &Listener,
-    connection: Connection,
+    connection: Box<Connection>,
     facts: &ConnectionFacts,
-) -> Option<Connection> {
+) -> Option<Box<Connection>> {
     let stats = &listener.stats;
     let index = listener.chain_matcher.find(facts);
     let Some(chain) = listener.chain(index) else {
@@ -244,7 +250,7 @@ pub(super) fn choose(
         close(core, connection, Rest::Gone);
         return None;
     };
-    let Connection { client, mut info, listener: place, opened_at, request_count, is_http1 } = connection;
+    let Connection { client, mut info, listener: place, opened_at, request_count, is_http1 } = *connection;
     let transport = match (&chain.tls, client.socket) {
         (Some(tls), Transport::Plain(socket)) => match tls.accept(socket, &core.ring) {
             Ok(session) => Transport::Tls(Box::new(session)),
@@ -270,7 +276,7 @@ pub(super) fn choose(
     info.chain = index;
     info.secure = chain.tls.is_some();
     let client = Client::new(transport, may_be_http2);
-    Some(Connection { client, info, listener: place, opened_at, request_count, is_http1 })
+    Some(Box::new(Connection { client, info, listener: place, opened_at, request_count, is_http1 }))
 }
 
 /// A connection that is over.
@@ -283,8 +289,8 @@ pub(super) struct EndedConnection {
 }
 
 /// Closes a connection and counts its end.
-pub(super) fn close(core: &Rc<CoreState>, connection: Connection, rest: Rest) {
-    let Connection { client, info, listener, opened_at, is_http1, .. } = connection;
+pub(super) fn close(core: &Rc<CoreState>, connection: Box<Connection>, rest: Rest) {
+    let Connection { client, info, listener, opened_at, is_http1, .. } = *connection;
     let ended = EndedConnection { socket: Some(client.socket), listener, chain: info.chain, opened_at, is_http1 };
     close_ended(core, ended, rest);
 }

@@ -244,7 +244,7 @@ impl Worker {
     }
 
     /// Lets the listener filters look at a connection's first bytes and gives it its filter chain; `None` where it is over.
-    async fn establish(&self, key: SlabKey, mut connection: Connection) -> Option<Connection> {
+    async fn establish(&self, key: SlabKey, mut connection: Box<Connection>) -> Option<Box<Connection>> {
         let listener = Rc::clone(&connection.listener);
         let chosen = match inspect::inspect(&self.core, &listener, &mut connection).await {
             Some(facts) => {
@@ -338,12 +338,12 @@ impl Worker {
         }
     }
 
-    fn take(&self, key: SlabKey) -> Option<Connection> {
+    fn take(&self, key: SlabKey) -> Option<Box<Connection>> {
         self.connections.borrow_mut().take(key)
     }
 
     /// Keeps or closes a connection that a runner is done with.
-    fn put_back(self: &Rc<Self>, key: SlabKey, connection: Connection, rest: Rest) {
+    fn put_back(self: &Rc<Self>, key: SlabKey, connection: Box<Connection>, rest: Rest) {
         let is_leaving = self.core.lifecycle.phase().is_leaving();
         if rest == Rest::Idle && !is_leaving {
             self.connections.borrow_mut().put_back(key, connection, self.core.ring.now());
@@ -366,7 +366,7 @@ impl Worker {
     }
 
     /// Serves a connection that is not read as HTTP to its end, or to that of the drain of its listener.
-    async fn serve_raw(self: Rc<Self>, key: SlabKey, mut connection: Connection) {
+    async fn serve_raw(self: Rc<Self>, key: SlabKey, mut connection: Box<Connection>) {
         let rest = {
             let mut serving = pin!(connection.serve_raw(&self.core));
             let mut seen_epoch = None;
@@ -384,9 +384,9 @@ impl Worker {
     }
 
     /// Drives an HTTP/2 connection to its end; its requests go to runners.
-    async fn serve_http2(self: Rc<Self>, key: SlabKey, connection: Connection) {
+    async fn serve_http2(self: Rc<Self>, key: SlabKey, connection: Box<Connection>) {
         let core = &self.core;
-        let Connection { client, info, listener, opened_at, .. } = connection;
+        let Connection { client, info, listener, opened_at, .. } = *connection;
         let chain = info.chain;
         let socket = client.into_http2(&core.ring);
         let (socket, rest) = match listener.chain(chain).and_then(FilterChain::http) {
