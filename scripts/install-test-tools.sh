@@ -13,6 +13,8 @@ envoy_version=1.40.0
 deny_version=0.20.2
 nextest_version=0.9.148
 httpwg_version=0.2.5
+websockets_version=17.4
+wsproto_version=1.3.2
 gungraun_version=0.20.0 # the same as in Cargo.toml
 mkdir -p "$cache/bin"
 export PATH="$cache/bin:$PATH"
@@ -70,3 +72,12 @@ command -v cargo-nextest >/dev/null 2>&1 ||
     cargo install --quiet --locked --root "$cache" "gungraun-runner@$gungraun_version"
 # HTTP/2 conformance.
 [ -x "$cache/bin/httpwg" ] || cargo install --quiet --locked --root "$cache" "httpwg-cli@$httpwg_version"
+# Two implementations of WebSocket.
+websocket_marker="$cache/websocket/complete-$websockets_version-$wsproto_version"
+if [ ! -e "$websocket_marker" ]; then
+    rm -rf "$cache/websocket"
+    python3 -m venv "$cache/websocket"
+    "$cache/websocket/bin/pip" install --quiet --disable-pip-version-check \
+        "websockets==$websockets_version" "wsproto==$wsproto_version"
+    touch "$websocket_marker"
+fi

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
-use torus_codec::{EncodeOptions, Limits, remove_hop_by_hop};
+use torus_codec::{ConnectionToken, EncodeOptions, Limits, remove_hop_by_hop};
 
 use super::client::WhileWaiting;
 use super::client_stream::ClientStream;
@@ -131,7 +131,8 @@ impl Exchange {
         let http1 = &forwarding.cluster.http.http1;
         let options = EncodeOptions { case: http1.header_case, ..EncodeOptions::default() };
         let (headers, body) = (&self.request.headers, self.request.body);
-        let head_bytes = match upstream.send_head(&core.ring, headers, body, &options) {
+        let token = if self.asks_upgrade { ConnectionToken::Upgrade } else { ConnectionToken::None };
+        let head_bytes = match upstream.send_head(&core.ring, headers, body, token, &options) {
             Ok(head_bytes) => head_bytes,
             // A header change made something that is no HTTP: nothing of it leaves.
             Err(SendHeadError::Unencodable) => {
@@ -168,7 +169,7 @@ impl Exchange {
                     return Outcome::Deadline(deadline);
                 }
             }
-            if self.response.status >= 200 {
+            if self.response.status >= 200 || self.is_switched() {
                 return Outcome::Head(lease);
             }
             if let Some(failed) = self.relay_informational(scope, client, forwarding) {

@@ -101,6 +101,12 @@ impl Client {
         self.body = BodyReader::new(request.body, torus_codec::ChunkedDecoder::new(limits));
     }
 
+    /// The protocol was switched: bytes both ways, to the end of the connection.
+    pub fn start_bytes(&mut self) {
+        self.body = BodyReader::UntilClose;
+        self.writer = BodyWriter::Plain;
+    }
+
     /// Whether the whole request was received.
     pub fn request_is_complete(&self) -> bool {
         self.body.is_done()

@@ -176,6 +176,20 @@ impl ClientStream<'_> {
         }
     }
 
+    /// The protocol was switched: what [`Self::poll_body`] reads and [`Self::send_body`] writes is bytes from now on.
+    pub fn start_bytes(&mut self) {
+        if let Self::Http1(client) = self {
+            client.start_bytes();
+        }
+    }
+
+    /// Ends our side after the protocol was switched.
+    pub fn end_bytes(&mut self) {
+        if let Self::Http1(client) = self {
+            client.socket.shutdown_write();
+        }
+    }
+
     /// Whether the client reset its stream while its connection lives on.
     pub fn was_reset(&self) -> bool {
         matches!(self, Self::Http2(stream) if stream.was_reset)

@@ -12,6 +12,9 @@ impl Exchange {
         self.info.complete = Some(elapsed);
         let manager = scope.manager;
         manager.stats.decrement(core.core, HttpStat::DownstreamRqActive);
+        if self.asks_upgrade {
+            manager.stats.decrement(core.core, HttpStat::DownstreamCxUpgradesActive);
+        }
         manager.count_reply(core.core, self.info.response_code, elapsed);
         if matches!(after, After::Abort | After::Gone) {
             self.info.connection_termination_details = None;

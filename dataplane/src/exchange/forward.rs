@@ -17,7 +17,7 @@ use super::{After, Exchange, Scope};
 use crate::cluster::{Cluster, ClusterIndex, Resource};
 use crate::route::hash::HashedConnection;
 use crate::route::timeout::{EffectiveTimeouts, TimeoutOptions, failed_strict_check};
-use crate::route::{ClusterTarget, Forward, Match, Weighted};
+use crate::route::{Forward, Match, Weighted};
 use crate::telemetry::counters::ResponseOrigin;
 use crate::telemetry::names::{ClusterStat, HttpStat};
 use crate::telemetry::stream_info::ResponseFlag;
@@ -51,13 +51,7 @@ impl Exchange {
         let weight_hash = if forward.weighs_by_hash() { self.request_hash(scope, matched, false) } else { None };
         let choice = matched.choose_cluster(&self.request.headers, random, weight_hash);
         let weighted = choice.weighted;
-        let found = match choice.target {
-            ClusterTarget::Index(index) => scope.snapshot.cluster(index).map(|cluster| (index, cluster)),
-            ClusterTarget::Named(name) => {
-                std::str::from_utf8(name).ok().and_then(|name| scope.snapshot.cluster_named(name))
-            }
-        };
-        let Some((index, cluster)) = found else {
+        let Some((index, cluster)) = scope.cluster(&choice.target) else {
             scope.manager.stats.increment(core.core, HttpStat::NoCluster);
             let refusal = Refusal { status: forward.cluster_not_found_status, ..Refusal::NO_CLUSTER };
             return Ok(self.refuse(scope, client, Some((matched, weighted)), &refusal));

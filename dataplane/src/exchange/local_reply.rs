@@ -246,8 +246,8 @@ impl Exchange {
         self.info.response_code = status;
         let date = scope.core.date();
         edge::prepare_response(scope.manager, &self.request.headers, &date, response, &mut self.edge_scratch);
-        // What follows a refused CONNECT may be meant for the tunnel.
-        let close = close || self.method() == RequestMethod::Connect;
+        // What follows a refused CONNECT or upgrade may be meant for the tunnel.
+        let close = close || self.method() == RequestMethod::Connect || self.asks_upgrade;
         let close = close || self.closes_after_reply(scope) || !self.request.keep_alive || !self.upload.is_received();
         self.count_early(scope);
         let (version, options, token) =

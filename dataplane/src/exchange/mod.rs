@@ -18,9 +18,11 @@ pub mod forward;
 pub mod local_reply;
 pub mod relay;
 pub mod retry;
+pub mod upgrade;
 pub mod upload;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use torus_codec::{
@@ -34,11 +36,12 @@ use self::deadline::{Deadline, Deadlines};
 use self::local_reply::Refusal;
 use self::retry::RetryState;
 use self::upload::Upload;
+use crate::cluster::{Cluster, ClusterIndex};
 use crate::config::address::Address;
 use crate::config::snapshot::{Listener, Snapshot};
 use crate::downstream::edge;
 use crate::downstream::{ConnectionInfo, HttpConnectionManager};
-use crate::route::{self, Action, Found};
+use crate::route::{self, Action, ClusterTarget, Found};
 use crate::telemetry::format::{FormatContext, LogType};
 use crate::telemetry::names::HttpStat;
 use crate::telemetry::stream_info::{ResponseFlag, StreamInfo};
@@ -63,6 +66,8 @@ pub struct Exchange {
     started_at: Nanos,
     idle_timeout: Option<Duration>,
     informational_count: u32,
+    /// It asks for another protocol, and may.
+    asks_upgrade: bool,
     /// The endpoint of the attempt is a canary.
     is_canary: bool,
 }
@@ -84,7 +89,15 @@ pub struct Scope<'a> {
     pub last_request: bool,
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
+    /// The cluster that a route names.
+    fn cluster(&self, target: &ClusterTarget<'_>) -> Option<(ClusterIndex, &'a Arc<Cluster>)> {
+        match target {
+            ClusterTarget::Index(index) => self.snapshot.cluster(*index).map(|cluster| (*index, cluster)),
+            ClusterTarget::Named(name) => self.snapshot.cluster_named(std::str::from_utf8(name).ok()?),
+        }
+    }
+
     /// Whether the connection closes after the reply whose head is about to be sent. Asked once a reply: a drain that began while
     /// the request ran still tells the client.
     fn closes_after_reply(&self) -> bool {
@@ -134,6 +147,7 @@ impl Exchange {
             started_at: core.ring.now(),
             idle_timeout: None,
             informational_count: 0,
+            asks_upgrade: false,
             is_canary: false,
         }
     }
@@ -192,6 +206,7 @@ impl Exchange {
         self.response_trailers.clear();
         self.tried.clear();
         self.informational_count = 0;
+        self.asks_upgrade = false;
         let info = &mut self.info;
         info.start = Some(core.wall());
         info.stream_id = core.next_stream_id();
@@ -258,18 +273,17 @@ impl Exchange {
             Ok(prepared) => self.info.downstream_remote = Some(prepared.remote),
             Err(refusal) => return self.refuse_at_edge(scope, client, refusal),
         }
-        // The header rules left `upgrade` only where another protocol is asked for.
-        if self.request.headers.get_known(Known::Upgrade).is_some() && !self.upgrade_is_allowed(scope) {
-            return Err(Refusal::UPGRADE);
-        }
-        scope.manager.stats.increment(core.core, HttpStat::RqTotal);
         let random = core.random.borrow_mut().next_u64();
+        let (headers, scratch) = (&self.request.headers, &mut self.route_scratch);
+        let found = routes.map(|routes| routes.find(headers, random, scratch));
+        self.admit_upgrade(scope, found.as_ref())?;
+        scope.manager.stats.increment(core.core, HttpStat::RqTotal);
         // Envoy answers the same until a discovered table is there.
-        let Some(routes) = routes else {
+        let Some(found) = found else {
             scope.manager.stats.increment(core.core, HttpStat::NoRoute);
             return Err(Refusal::NO_ROUTE);
         };
-        match routes.find(&self.request.headers, random, &mut self.route_scratch) {
+        match found {
             Found::NoVirtualHost => {
                 scope.manager.stats.increment(core.core, HttpStat::NoRoute);
                 Err(Refusal::NO_ROUTE)
@@ -310,11 +324,6 @@ impl Exchange {
                 }
             }
         }
-    }
-
-    fn upgrade_is_allowed(&self, scope: &Scope<'_>) -> bool {
-        let token = self.request.headers.get_known(Known::Upgrade).unwrap_or_default();
-        scope.manager.upgrades.iter().any(|allowed| token.eq_ignore_ascii_case(allowed.as_bytes()))
     }
 
     /// What formats and log filters may read of this request.

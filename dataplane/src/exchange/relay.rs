@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use torus_codec::{BodyLength, Known, Unencodable, Version};
+use torus_codec::{BodyLength, ConnectionToken, Known, Unencodable, Version};
 
 use super::client_stream::ClientStream;
 use super::deadline::Deadline;
@@ -20,7 +20,7 @@ use crate::upstream::Lease;
 use crate::wire::{BodyError, BodyEvent};
 
 /// How the passing on of a body ended.
-enum Ended {
+pub(super) enum Ended {
     Complete,
     ClientGone,
     UpstreamFailed(BodyError),
@@ -50,12 +50,23 @@ impl Exchange {
         let Ok(framing) = self.send_reply_head(scope, client, forwarding, elapsed) else {
             return self.send_bare_error(scope, client);
         };
-        let ended = self.relay_body(scope, client, forwarding, &mut lease).await;
+        let ended = if framing.is_switched {
+            self.pass_both_ways(scope, client, &mut lease).await
+        } else {
+            self.relay_body(scope, client, forwarding, &mut lease).await
+        };
         let elapsed = self.elapsed(core);
         match ended {
             Ended::Complete => {
                 self.info.upstream_last_received = Some(elapsed);
                 self.info.downstream_last_sent = Some(elapsed);
+                if framing.is_switched {
+                    if let Some(mut upstream) = lease.stream() {
+                        upstream.note_closed_by_peer();
+                    }
+                    lease.give_back();
+                    return After::Close;
+                }
                 let elapsed_ms = elapsed.as_millis() as u64;
                 stats.record(core.core, ClusterStat::UpstreamRqTime, elapsed_ms);
                 let by_origin = match self.origin() {
@@ -89,6 +100,10 @@ impl Exchange {
                         let details = "upstream_reset_after_response_started{connection_termination}";
                         self.note(Some(ResponseFlag::UpstreamConnectionTermination), details);
                     }
+                    BodyError::Truncated | BodyError::Io(_) if framing.is_switched => {
+                        let details = "upstream_reset_after_response_started{connection_termination}";
+                        self.note(Some(ResponseFlag::UpstreamConnectionTermination), details);
+                    }
                     _ => {
                         // A body that breaks off, by a close or a reset, is an unfinished message.
                         stats.increment(core.core, ClusterStat::UpstreamCxProtocolError);
@@ -116,8 +131,10 @@ impl Exchange {
     ) -> Result<Framing, Unencodable> {
         let core = scope.core;
         let response = &mut self.response.headers;
-        torus_codec::remove_hop_by_hop(response, false);
-        if !scope.manager.router.suppress_envoy_headers {
+        let is_switched = self.response.status == 101;
+        torus_codec::remove_hop_by_hop(response, is_switched);
+        // A request that asks for an upgrade has no end from which its time could be counted.
+        if !scope.manager.router.suppress_envoy_headers && !self.asks_upgrade {
             let since_request = elapsed.saturating_sub(self.info.request_complete.unwrap_or_default());
             let service_ms = Decimal::new(since_request.as_millis() as u64);
             response.set_known(Known::XEnvoyUpstreamServiceTime, service_ms.as_bytes());
@@ -135,17 +152,20 @@ impl Exchange {
         forwarding.matched.finalize_response(forwarding.weighted, &self.info, request, response, scratch);
         edge::prepare_response(scope.manager, request, &core.date(), response, &mut self.edge_scratch);
         let close = self.closes_after_reply(scope) || !self.request.keep_alive || !self.upload.can_finish();
+        // What follows an upgrade that was not granted may be no HTTP.
+        let close = close || self.asks_upgrade;
         // An HTTP/1.0 client sees the end of an unmeasured body by the close.
         let version = self.request.version;
         let unmeasured = matches!(self.response.body, BodyLength::Chunked | BodyLength::UntilClose);
         let close = close || version == Version::Http10 && unmeasured;
-        let (options, token) = (self.encode_options(scope), self.connection_token(close));
+        let options = self.encode_options(scope);
+        let token = if is_switched { ConnectionToken::Upgrade } else { self.connection_token(close) };
         let (response, body) = (&self.response.headers, self.response.body);
         let (head_bytes, length) = client.send_head(&core.ring, version, response, body, token, &options)?;
         self.info.header_bytes_sent = response.byte_count() as u64;
         self.info.downstream_wire_bytes_sent += head_bytes as u64;
         self.info.downstream_first_sent = Some(elapsed);
-        Ok(Framing { length, close })
+        Ok(Framing { length, close, is_switched })
     }
 
     async fn relay_body(
@@ -256,12 +276,14 @@ impl Exchange {
 struct Framing {
     length: BodyLength,
     close: bool,
+    /// Bytes of another protocol follow.
+    is_switched: bool,
 }
 
 impl Framing {
     /// What becomes of the connection when the body breaks off: where only the close would tell the end, a reset tells the
     /// client that this was none.
     fn broken_off(self) -> After {
-        if matches!(self.length, BodyLength::UntilClose) { After::Abort } else { After::Close }
+        if self.is_switched || matches!(self.length, BodyLength::UntilClose) { After::Abort } else { After::Close }
     }
 }

@@ -108,6 +108,12 @@ impl Upstream {
         event
     }
 
+    /// The protocol was switched by the last head: everything up to the end of the connection is its body.
+    pub fn start_bytes(&mut self) {
+        self.body = BodyReader::UntilClose;
+        self.must_close = true;
+    }
+
     /// Whether a part of a head was received.
     pub fn head_is_partial(&self) -> bool {
         self.head.is_partial()

@@ -71,16 +71,19 @@ impl UpstreamStream<'_> {
         ring: &Ring,
         headers: &HeaderMap,
         body: BodyLength,
+        token: ConnectionToken,
         options: &EncodeOptions,
     ) -> Result<usize, SendHeadError> {
         match self {
             Self::Http1(upstream) => {
                 let mut buffer = ring.buffer();
-                torus_codec::encode_request_head(headers, body, ConnectionToken::None, options, &mut buffer)?;
+                torus_codec::encode_request_head(headers, body, token, options, &mut buffer)?;
                 let head_bytes = buffer.len();
                 upstream.socket.write(buffer);
                 Ok(head_bytes)
             }
+            // Only an HTTP/1.1 connection is switched by `upgrade` (RFC 9113 §8.6).
+            Self::Http2(_) if token == ConnectionToken::Upgrade => Err(SendHeadError::Unencodable),
             Self::Http2(stream) => stream.send_head(headers, body),
         }
     }
@@ -174,6 +177,20 @@ impl UpstreamStream<'_> {
         match self {
             Self::Http1(upstream) => upstream.poll_body(trailers, cx),
             Self::Http2(stream) => stream.poll_body(trailers, cx),
+        }
+    }
+
+    /// The protocol was switched: what is read with [`Self::poll_body`] goes on to the end of the connection.
+    pub fn start_bytes(&mut self) {
+        if let Self::Http1(upstream) = self {
+            upstream.start_bytes();
+        }
+    }
+
+    /// Ends our side after the protocol was switched.
+    pub fn end_bytes(&mut self) {
+        if let Self::Http1(upstream) = self {
+            upstream.socket.shutdown_write();
         }
     }
 

@@ -190,7 +190,8 @@ impl Passage<'_> {
             let response = connection.response(&request.method());
             let prefix = if index == 0 { "response".to_owned() } else { format!("response[{index}]") };
             observe::response(observed, &prefix, &response);
-            closing = response.status == 0
+            // The backend's script ends what follows a switch.
+            closing = matches!(response.status, 0 | 101)
                 || response.version == "HTTP/1.0"
                 || response.headers.has_token("connection", "close");
         }
