@@ -81,3 +81,33 @@ if [ ! -e "$websocket_marker" ]; then
         "websockets==$websockets_version" "wsproto==$wsproto_version"
     touch "$websocket_marker"
 fi
+
+# /sys and /proc of real machines, as the tests of two Debian source packages carry them: for the tests of torus-tune.
+# recorded_trees PACKAGE ARCHIVE_IN_ITS_SOURCE...
+recorded_trees() {
+    local package=$1 folder="$cache/recorded-trees" work
+    shift
+    [ ! -e "$folder/complete-$package" ] || return 0
+    echo "fetching machines recorded by $package"
+    work=$(mktemp -d)
+    mkdir -p "$work/lists/partial" "$work/archives/partial" "$folder"
+    # The machine's own Debian repository, for its sources; its configuration stays as it is.
+    apt-get indextargets --format 'deb-src $(REPO_URI) $(RELEASE) main' 'Created-By: Packages' 'Origin: Debian' |
+        sort -u >"$work/sources.list"
+    (
+        cd "$work"
+        options=(-qq -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists"
+            -o "Dir::Cache=$work" -o APT::Sandbox::User=root)
+        apt-get "${options[@]}" update
+        apt-get "${options[@]}" --download-only source "$package" >/dev/null
+        mkdir source
+        tar -xf "$package"_*.orig.tar.* -C source --strip-components=1
+        for archive in "$@"; do
+            tar -xf "source/$archive" -C "$folder"
+        done
+    )
+    rm -rf "$work"
+    touch "$folder/complete-$package"
+}
+recorded_trees util-linux tests/ts/lscpu/dumps/{x86_64-epyc_7451,x86_64-dell_e4310,vmware_fpe,ppc64-POWER7}.tar.gz
+recorded_trees hwloc tests/hwloc/linux/{32em64t-2n8c+1mic,2arm-2c}.tar.bz2

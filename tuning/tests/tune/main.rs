@@ -4,6 +4,7 @@ mod bench;
 mod killed;
 mod machine;
 mod namespace;
+mod recorded;
 mod support;
 mod trees;
 mod tuned;

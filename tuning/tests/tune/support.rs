@@ -125,3 +125,20 @@ pub(crate) fn bare_metal(root: &Path) {
     );
     put(root, "ethtool/ens1.coalesce", "Coalesce parameters for ens1:\nAdaptive RX: on  TX: on\nrx-usecs: 32\n");
 }
+
+/// What `check` finds in a tree.
+pub(crate) fn findings(root: &Path, profile: &str) -> Vec<serde_json::Value> {
+    let output = tune(&["check", "--root", root.to_str().unwrap(), "--profile", profile, "-o", "json"]);
+    let document: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
+    assert_eq!(document["schema"], 1);
+    document["findings"].as_array().unwrap().clone()
+}
+
+/// `verdict now wanted` of one item of one setting.
+pub(crate) fn finding(findings: &[serde_json::Value], setting: &str, item: &str) -> String {
+    let found = findings.iter().find(|row| row["setting"] == setting && row["item"].as_str().unwrap_or("") == item);
+    let row = found.unwrap_or_else(|| panic!("{setting} [{item}] is not there"));
+    let text = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
+    format!("{} {} -> {}", text("verdict"), text("now"), text("wanted"))
+}

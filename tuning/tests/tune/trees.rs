@@ -1,24 +1,6 @@
 //! What cannot be had everywhere, on trees as such machines show them; and everything that may be wrong with the input.
 
-use std::path::Path;
-
-use crate::support::{bare_metal, put, said, tune};
-
-fn findings(root: &Path, profile: &str) -> Vec<serde_json::Value> {
-    let output = tune(&["check", "--root", root.to_str().unwrap(), "--profile", profile, "-o", "json"]);
-    let document: serde_json::Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
-    assert_eq!(document["schema"], 1);
-    document["findings"].as_array().unwrap().clone()
-}
-
-/// `verdict now wanted` of one item of one setting.
-fn of(findings: &[serde_json::Value], setting: &str, item: &str) -> String {
-    let found = findings.iter().find(|row| row["setting"] == setting && row["item"].as_str().unwrap_or("") == item);
-    let row = found.unwrap_or_else(|| panic!("{setting} [{item}] is not there"));
-    let text = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
-    format!("{} {} -> {}", text("verdict"), text("now"), text("wanted"))
-}
+use crate::support::{bare_metal, finding, findings, put, said, tune};
 
 #[test]
 fn a_bare_metal_node_is_judged() {
@@ -43,7 +25,7 @@ fn a_bare_metal_node_is_judged() {
         ("numa-balancing", "", "not-applicable - -> -"),
         ("pause-receive", "ens1", "not-applicable - -> -"),
     ] {
-        assert_eq!(of(&latency, setting, item), expected, "{setting} {item}");
+        assert_eq!(finding(&latency, setting, item), expected, "{setting} {item}");
     }
     let throughput = findings(tree.path(), "gateway-throughput");
     for (setting, item, expected) in [
@@ -53,7 +35,7 @@ fn a_bare_metal_node_is_judged() {
         ("flow-table", "", "change 0 -> at least 32768"),
         ("tcp-receive-memory", "", "change 4096 131072 6291456 -> any any >=67108864"),
     ] {
-        assert_eq!(of(&throughput, setting, item), expected, "{setting} {item}");
+        assert_eq!(finding(&throughput, setting, item), expected, "{setting} {item}");
     }
 }
 
