@@ -14,4 +14,5 @@ pub mod serve;
 pub mod slo;
 pub mod tls;
 pub mod verdict;
+pub mod websocket;
 pub mod worker;

@@ -94,10 +94,12 @@ pub enum Cause {
     Tls,
     Reset,
     GrpcStatus,
+    Upgrade,
+    Echo,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 11] = [
+    pub const ALL: [Cause; 13] = [
         Cause::Connect,
         Cause::Timeout,
         Cause::Closed,
@@ -109,6 +111,8 @@ impl Cause {
         Cause::Tls,
         Cause::Reset,
         Cause::GrpcStatus,
+        Cause::Upgrade,
+        Cause::Echo,
     ];
 
     /// The cause in the words of a report.
@@ -118,13 +122,15 @@ impl Cause {
             Cause::Timeout => "timed out",
             Cause::Closed => "connection ended before the reply",
             Cause::Write => "could not be written",
-            Cause::Malformed => "reply was not HTTP",
+            Cause::Malformed => "reply broke its protocol",
             Cause::Status => "unexpected status",
             Cause::Header => "expected field was missing",
             Cause::Body => "expected body was missing",
             Cause::Tls => "TLS handshake failed",
             Cause::Reset => "stream was reset",
             Cause::GrpcStatus => "gRPC status was not OK",
+            Cause::Upgrade => "upgrade to WebSocket was refused",
+            Cause::Echo => "reply was not what had been sent",
         }
     }
 }
@@ -204,6 +210,8 @@ pub struct Record {
     pub connect: Times,
     /// TLS handshakes, after the TCP ones.
     pub tls: Times,
+    /// Upgrades to WebSocket, after the handshakes.
+    pub upgrade: Times,
     /// From the write to the first byte of the reply.
     pub first_byte: Times,
     /// From the first byte to the last.
@@ -225,6 +233,7 @@ impl Record {
         self.release.add(&other.release);
         self.connect.add(&other.connect);
         self.tls.add(&other.tls);
+        self.upgrade.add(&other.upgrade);
         self.first_byte.add(&other.first_byte);
         self.body.add(&other.body);
         for (class, more) in self.classes.iter_mut().zip(&other.classes) {

@@ -271,7 +271,7 @@ fn bad_input_is_told_in_a_line() {
         (vec!["http://127.0.0.1:1/"], "cannot connect to 127.0.0.1:1: Connection refused"),
         (vec!["http://127.0.0.1:1/", "--plan", &name], &*unwritable),
         (vec!["http://no-such-host.invalid/"], "cannot resolve `no-such-host.invalid`"),
-        (vec!["gopher://127.0.0.1/"], "`gopher://127.0.0.1/`: torus-load run speaks HTTP alone"),
+        (vec!["gopher://127.0.0.1/"], "`gopher://127.0.0.1/`: the scheme is none of: http"),
         (vec!["http://127.0.0.1:1/", "-c", "0"], "--connections must be at least 1"),
         (vec!["http://127.0.0.1:1/", "-c", "100000000"], "100000000 connections need"),
         (vec!["http://127.0.0.1:1/", "-H", "bad"], "--header `bad` is no field"),

@@ -1,79 +1,13 @@
 //! `torus-load run` with TLS, HTTP/2 and gRPC against servers that others wrote: nginx and nghttpd.
 
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod peer;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 
-/// A program that is ended with the test, and what it serves.
-struct Running(Child, Option<tempfile::TempDir>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn start(command: &mut Command, port: u16) -> Running {
-    let running = Running(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap(), None);
-    let begun = Instant::now();
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{command:?} does not listen on {port}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    running
-}
-
-/// The program's path, or `None` with a word about it.
-fn installed(name: &str) -> Option<PathBuf> {
-    let folders = ["/usr/sbin", "/usr/bin", "/usr/local/bin"].map(Path::new);
-    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
-    if found.is_none() {
-        println!("skipped: {name} is missing; try: scripts/install-test-tools.sh");
-    }
-    found
-}
-
-/// An authority with a certificate of `localhost` and one of a client, as PEM files.
-struct Certificates {
-    folder: tempfile::TempDir,
-}
-
-impl Certificates {
-    fn new() -> Certificates {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut authority = CertificateParams::new(Vec::new()).unwrap();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        write("ca.pem", &authority.self_signed(&key).unwrap().pem());
-        let issuer = Issuer::new(authority, key);
-        for (name, purpose) in
-            [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)]
-        {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-            // Issuer and subject of one name would make it a certificate that signs itself.
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.extended_key_usages = vec![purpose];
-            write(&format!("{name}.pem"), &params.signed_by(&key, &issuer).unwrap().pem());
-            write(&format!("{name}.key"), &key.serialize_pem());
-        }
-        Certificates { folder }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-}
+use peer::{Certificates, Running, check_all_succeeded, free_port, installed, run, start, torus_load};
 
 /// nginx with TLS on the first port, and on the second for clients that show a certificate.
 fn nginx(certificates: &Certificates) -> Option<(Running, u16, u16)> {
@@ -116,27 +50,6 @@ fn nghttpd(certificates: Option<&Certificates>, trailer: &str) -> Option<(Runnin
     let mut running = start(&mut command, port);
     running.1 = Some(folder);
     Some((running, port))
-}
-
-fn torus_load(target: &str, flags: &[&str]) -> std::process::Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_torus-load"));
-    command.args(["run", target, "--json", "-", "-q", "-d", "1s", "--warmup", "100ms", "-c", "4"]);
-    if !flags.contains(&"--closed") {
-        command.args(["-r", "200"]);
-    }
-    command.args(flags).output().unwrap()
-}
-
-fn run(target: &str, flags: &[&str]) -> Value {
-    let output = torus_load(target, flags);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
-}
-
-#[track_caller]
-fn check_all_succeeded(report: &Value, protocol: &str) {
-    assert_eq!(report["load"]["protocol"], protocol);
-    assert_eq!(report["requests"]["failed"], 0, "{}", report["requests"]);
-    assert!(report["requests"]["succeeded"].as_u64() >= Some(100), "{}", report["requests"]);
 }
 
 #[test]

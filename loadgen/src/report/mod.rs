@@ -58,7 +58,7 @@ pub struct Report {
 pub struct LoadSection {
     /// `open` or `closed`.
     pub model: &'static str,
-    /// `HTTP/1.1`, `HTTP/2` or `gRPC`.
+    /// `HTTP/1.1`, `HTTP/2`, `gRPC`, `WebSocket` or `TCP`.
     pub protocol: &'static str,
     pub tls: bool,
     pub connections: usize,
@@ -121,6 +121,7 @@ pub struct Distribution {
 pub struct Phases {
     pub connect: Distribution,
     pub tls: Distribution,
+    pub upgrade: Distribution,
     pub first_byte: Distribution,
     pub body: Distribution,
 }
@@ -296,6 +297,7 @@ impl Report {
             phases: Phases {
                 connect: Distribution::of(&record.connect),
                 tls: Distribution::of(&record.tls),
+                upgrade: Distribution::of(&record.upgrade),
                 first_byte: Distribution::of(&record.first_byte),
                 body: Distribution::of(&record.body),
             },

@@ -135,8 +135,10 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         }
     )?;
     writeln!(out)?;
-    let Phases { connect, tls, first_byte, body } = &report.phases;
-    for (name, phase) in [("connect", connect), ("TLS", tls), ("first byte", first_byte), ("body", body)] {
+    let Phases { connect, tls, upgrade, first_byte, body } = &report.phases;
+    for (name, phase) in
+        [("connect", connect), ("TLS", tls), ("upgrade", upgrade), ("first byte", first_byte), ("body", body)]
+    {
         if phase.count > 0 {
             writeln!(
                 out,

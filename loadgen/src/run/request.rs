@@ -1,12 +1,15 @@
-//! What is asked, from the flags: the same request for each version of HTTP.
+//! What is asked, from the flags: the same request for each protocol.
 
 use std::fs;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::setup::{Options, SetupError};
-use super::target::Target;
+use super::target::{Kind, Target};
 use crate::worker::http2::Message;
+
+/// What is to come back where nothing else is said, 64 bytes.
+const ECHO: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-\n";
 
 /// What connections speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub enum Protocol {
     Http1,
     Http2,
     Grpc,
+    WebSocket,
+    Tcp,
 }
 
 impl Protocol {
@@ -22,6 +27,8 @@ impl Protocol {
             Protocol::Http1 => "HTTP/1.1",
             Protocol::Http2 => "HTTP/2",
             Protocol::Grpc => "gRPC",
+            Protocol::WebSocket => "WebSocket",
+            Protocol::Tcp => "TCP",
         }
     }
 }
@@ -50,7 +57,8 @@ impl Parts {
             (None, Some(path)) => {
                 fs::read(path).map_err(|source| SetupError::File { path: path.display().to_string(), source })?
             }
-            (None, None) => Vec::new(),
+            (None, None) if target.kind == Kind::Http => Vec::new(),
+            (None, None) => ECHO.to_vec(),
         };
         let mut authority = target.authority.clone();
         let mut fields = Vec::new();
@@ -89,6 +97,23 @@ impl Parts {
         let mut request = head.into_bytes();
         request.extend_from_slice(&self.body);
         request
+    }
+
+    /// The head of an upgrade to WebSocket, without its key and its empty line (RFC 6455 section 4.1).
+    pub fn upgrade(&self) -> Vec<u8> {
+        let mut head = format!(
+            "GET {} HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n",
+            self.path, self.authority
+        );
+        for (name, value) in &self.fields {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.into_bytes()
+    }
+
+    /// What has to come back.
+    pub fn echo(&self) -> Vec<u8> {
+        self.body.clone()
     }
 
     /// As the HTTP/2 codec takes it; `is_grpc` where the body is one message of gRPC.

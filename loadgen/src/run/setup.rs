@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::execute::Point;
 use super::request::{self, Protocol};
-use super::target::{Target, TargetError};
+use super::target::{Kind, Target, TargetError};
 use super::watch::{Watch, WatchError};
 use crate::plan::parse::{self, BadPlan};
 use crate::plan::{Phase, Plan, Shape};
@@ -26,7 +26,7 @@ const SPARE_DESCRIPTORS: u64 = 64;
 /// Flags of `torus-load run`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Where to send: `http://HOST[:PORT][/PATH]`, or `https://`.
+    /// Where to send: `http://HOST[:PORT][/PATH]`, or https; `ws`, `wss`, `tcp` or `tls` where messages are echoed.
     pub target: String,
     /// Requests a second, all workers together: 500, 2.5k, 1M.
     #[arg(short, long, value_parser = quantity::rate, default_value = "1000", value_name = "RATE",
@@ -91,7 +91,7 @@ pub struct Options {
     /// One more field, as `Name: value`; may be repeated.
     #[arg(short = 'H', long, value_name = "FIELD")]
     pub header: Vec<String>,
-    /// Body of the requests.
+    /// Body of the requests; the message that WebSocket and TCP send and expect back.
     #[arg(long, value_name = "TEXT", conflicts_with = "body_file")]
     pub body: Option<String>,
     /// File that holds the body of the requests.
@@ -103,7 +103,7 @@ pub struct Options {
     /// Field that a success has, as `Name` or `Name: value`; may be repeated.
     #[arg(long, value_name = "FIELD")]
     pub expect_header: Vec<String>,
-    /// Text that the body of a success holds.
+    /// Text that the body of a success holds; with WebSocket the message, which need not be the echo then.
     #[arg(long, value_name = "TEXT")]
     pub expect_body: Option<String>,
     /// Objective of the response times, as p99<1ms,p99.9<5ms,errors<0.01%; exit code 2 when it is missed.
@@ -202,7 +202,11 @@ pub enum SetupError {
     GrpcVersion,
     #[error("{0} does not speak HTTP/2: it did not choose it when it was offered; try: --http 1.1")]
     NoHttp2(String),
-    #[error("--{0} is there for https:// targets alone")]
+    #[error("--{flag} has no meaning for {scheme}:// targets; leave it out")]
+    Meaningless { flag: &'static str, scheme: String },
+    #[error("{0}: an echo of no bytes cannot be waited for; give a --body")]
+    NoEcho(String),
+    #[error("--{0} is there for https://, wss:// and tls:// targets alone")]
     NoTls(&'static str),
     #[error("--{0} must be at least 1")]
     Zero(&'static str),
@@ -238,7 +242,8 @@ impl Setup {
             watch.usage()?;
         }
         let target = Target::parse(&options.target)?;
-        let offered = offered(options)?;
+        fits(options, &target)?;
+        let offered = offered(options, &target)?;
         let parts = request::Parts::new(options, &target)?;
         if !target.is_tls {
             let flags = [("cacert", options.tls.cacert.is_some()), ("cert", options.tls.cert.is_some())];
@@ -260,6 +265,7 @@ impl Setup {
         let target = target.probe(options.timeout)?;
         let chosen = tls.as_ref().map(|tls| target.shake_hands(tls, options.timeout)).transpose()?.flatten();
         let is_http2 = match (options.grpc, options.http) {
+            _ if target.kind != Kind::Http => false,
             (true, _) | (_, Version::Http2) => true,
             (_, Version::Http1) => false,
             (_, Version::Auto) => chosen.as_deref() == Some(b"h2"),
@@ -267,17 +273,28 @@ impl Setup {
         if is_http2 && tls.is_some() && chosen.as_deref() != Some(b"h2") {
             return Err(SetupError::NoHttp2(target.authority));
         }
-        let protocol = match (options.grpc, is_http2) {
-            (true, _) => Protocol::Grpc,
-            (_, true) => Protocol::Http2,
+        let protocol = match (target.kind, options.grpc, is_http2) {
+            (Kind::WebSocket, ..) => Protocol::WebSocket,
+            (Kind::Tcp, ..) => Protocol::Tcp,
+            (_, true, _) => Protocol::Grpc,
+            (_, _, true) => Protocol::Http2,
             _ => Protocol::Http1,
         };
-        let tls = tls.map(|tls| tls.offering(if is_http2 { b"h2" } else { b"http/1.1" }));
-        let request = if is_http2 {
-            Request::Message(Arc::new(parts.http2(options.grpc)?))
-        } else {
-            Request::Bytes(Arc::new(parts.http1()))
+        let tls = tls.map(|tls| match protocol {
+            Protocol::Tcp => tls,
+            _ => tls.offering(if is_http2 { b"h2" } else { b"http/1.1" }),
+        });
+        let request = match protocol {
+            Protocol::Http2 | Protocol::Grpc => Request::Http2([parts.http2(options.grpc)?].into()),
+            Protocol::Http1 => Request::Http1([Arc::new(parts.http1())].into()),
+            Protocol::Tcp => Request::Tcp([Arc::new(parts.echo())].into()),
+            Protocol::WebSocket => {
+                Request::WebSocket { upgrade: Arc::new(parts.upgrade()), messages: [Arc::new(parts.echo())].into() }
+            }
         };
+        if target.kind == Kind::Tcp && parts.echo().is_empty() {
+            return Err(SetupError::NoEcho(target.url));
+        }
         let threads = options.threads.min(options.connections);
         let allowed = core_affinity::get_core_ids().unwrap_or_default();
         let cores =
@@ -323,9 +340,35 @@ impl Setup {
     }
 }
 
+/// Sees that no flag asks for what the target's protocol does not have.
+fn fits(options: &Options, target: &Target) -> Result<(), SetupError> {
+    let http = [
+        ("grpc", options.grpc),
+        ("http", options.http != Version::Auto),
+        ("method", options.method != "GET"),
+        ("expect-status", !options.expect_status.is_empty()),
+        ("expect-header", !options.expect_header.is_empty()),
+    ];
+    let heads = [("header", !options.header.is_empty()), ("expect-body", options.expect_body.is_some())];
+    let (http, heads) = match target.kind {
+        Kind::Http => (&[][..], &[][..]),
+        Kind::WebSocket => (&http[..], &[][..]),
+        Kind::Tcp => (&http[..], &heads[..]),
+    };
+    match http.iter().chain(heads).find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let scheme = target.url.split(':').next().unwrap_or_default().to_owned();
+            Err(SetupError::Meaningless { flag, scheme })
+        }
+    }
+}
+
 /// What a TLS server may choose of.
-fn offered(options: &Options) -> Result<&'static [&'static [u8]], SetupError> {
+fn offered(options: &Options, target: &Target) -> Result<&'static [&'static [u8]], SetupError> {
     match (options.grpc, options.http) {
+        _ if target.kind == Kind::WebSocket => Ok(&[b"http/1.1"]),
+        _ if target.kind == Kind::Tcp => Ok(&[]),
         (true, Version::Http1) => Err(SetupError::GrpcVersion),
         (true, _) | (_, Version::Http2) => Ok(&[b"h2"]),
         (_, Version::Http1) => Ok(&[b"http/1.1"]),

@@ -1,4 +1,4 @@
-//! Where requests go: `http://HOST[:PORT][/PATH]`, or `https://`.
+//! Where requests go: `http://HOST[:PORT][/PATH]` and its kin.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -9,6 +9,15 @@ use rustls::ClientConnection;
 
 use crate::tls::Tls;
 
+/// What a target is asked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Http,
+    WebSocket,
+    /// Bytes that come back.
+    Tcp,
+}
+
 /// A target that can be asked.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -17,6 +26,7 @@ pub struct Target {
     pub authority: String,
     /// The host alone.
     pub host: String,
+    pub kind: Kind,
     pub is_tls: bool,
     /// Path and query.
     pub path: String,
@@ -28,8 +38,10 @@ pub struct Target {
 pub enum TargetError {
     #[error("`{0}` is no target; try: http://127.0.0.1:8081/path")]
     NoUrl(String),
-    #[error("`{0}`: torus-load run speaks HTTP alone; try: an http:// or https:// target")]
+    #[error("`{0}`: the scheme is none of: http, https, ws, wss, tcp, tls")]
     Scheme(String),
+    #[error("`{0}`: a port is wanted, and nothing behind it; try: tcp://127.0.0.1:9000")]
+    Port(String),
     #[error("the target `{0}` holds a space or a control character; write it percent-encoded, as %20")]
     Characters(String),
     #[error("cannot resolve `{authority}`: {source}; check the name, or give an address")]
@@ -48,9 +60,13 @@ impl Target {
     /// Errors: no URL, a scheme that is not spoken, or a name that does not resolve.
     pub fn parse(url: &str) -> Result<Target, TargetError> {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| TargetError::NoUrl(url.to_owned()))?;
-        let (is_tls, port) = match scheme {
-            "http" => (false, 80),
-            "https" => (true, 443),
+        let (kind, is_tls) = match scheme {
+            "http" => (Kind::Http, false),
+            "https" => (Kind::Http, true),
+            "ws" => (Kind::WebSocket, false),
+            "wss" => (Kind::WebSocket, true),
+            "tcp" => (Kind::Tcp, false),
+            "tls" => (Kind::Tcp, true),
             _ => return Err(TargetError::Scheme(url.to_owned())),
         };
         if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -63,8 +79,12 @@ impl Target {
         if authority.is_empty() || authority.contains('@') {
             return Err(TargetError::NoUrl(url.to_owned()));
         }
-        let after_host = authority.rsplit(']').next().unwrap_or_default();
-        let with_port = if after_host.contains(':') { authority.to_owned() } else { format!("{authority}:{port}") };
+        let has_port = authority.rsplit(']').next().unwrap_or_default().contains(':');
+        if kind == Kind::Tcp && (!has_port || path != "/") {
+            return Err(TargetError::Port(url.to_owned()));
+        }
+        let port = if is_tls { 443 } else { 80 };
+        let with_port = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
         let resolved = with_port.to_socket_addrs();
         let resolved = resolved.map_err(|source| TargetError::Resolve { authority: authority.to_owned(), source })?;
         // A name such as localhost may have addresses of both families where the target listens on one.
@@ -76,7 +96,7 @@ impl Target {
         let host = with_port.rsplit_once(':').map_or(authority, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let (url, authority) = (url.to_owned(), authority.to_owned());
-        Ok(Target { url, authority, host, is_tls, path, addresses: addresses.into() })
+        Ok(Target { url, authority, host, kind, is_tls, path, addresses: addresses.into() })
     }
 
     /// Tries a connection to each address; those that refuse are dropped while one accepts.
@@ -138,6 +158,10 @@ mod tests {
             ("http://127.0.0.1?x", "127.0.0.1", "/?x", 80),
             ("http://[::1]/x", "[::1]", "/x", 80),
             ("https://[::1]/x", "[::1]", "/x", 443),
+            ("ws://127.0.0.1/chat", "127.0.0.1", "/chat", 80),
+            ("wss://127.0.0.1", "127.0.0.1", "/", 443),
+            ("tcp://[::1]:7", "[::1]:7", "/", 7),
+            ("tls://127.0.0.1:7", "127.0.0.1:7", "/", 7),
         ] {
             let target = Target::parse(url).unwrap();
             assert_eq!((&*target.authority, &*target.path), (authority, path), "{url}");
@@ -149,7 +173,9 @@ mod tests {
     fn bad_targets_are_told() {
         for (url, expected) in [
             ("localhost:80", "`localhost:80` is no target"),
-            ("gopher://x/", "`gopher://x/`: torus-load run speaks HTTP alone"),
+            ("gopher://x/", "`gopher://x/`: the scheme is none of: http, https, ws, wss, tcp, tls"),
+            ("tcp://127.0.0.1", "`tcp://127.0.0.1`: a port is wanted"),
+            ("tcp://127.0.0.1:7/x", "`tcp://127.0.0.1:7/x`: a port is wanted, and nothing behind it"),
             ("http:///x", "`http:///x` is no target"),
             ("http://127.0.0.1/a b", "the target `http://127.0.0.1/a b` holds a space"),
             ("http://127.0.0.1:99999/", "cannot resolve `127.0.0.1:99999`"),

@@ -1,26 +1,28 @@
-//! One HTTP/1.1 connection of the pool: takes a request, writes it, reads the reply to its last byte.
+//! One connection of the pool that carries a request at a time: takes it, writes it, reads the reply to its last byte.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::core::{Core, Job};
-use super::reply::{Outcome, Progress, Reader};
+use super::reply::{Outcome, Progress};
 use super::stream::Stream;
+use super::wire::Wire;
+use super::{Payload, Request, websocket};
 use crate::record::Cause;
 
 /// Bytes asked of the socket at once.
 const READ_BYTES: usize = 16 << 10;
 
 /// Serves requests on connection `index` until the run is over.
-pub(super) async fn run(core: Rc<Core>, index: usize, request: Rc<Vec<u8>>) {
+pub(super) async fn run(core: Rc<Core>, index: usize, payloads: Rc<[Payload]>) {
     let Some(slot) = core.slots.get(index) else { return };
     let mut connection = Connection {
         core: &core,
         index,
         stream: None,
         used: 0,
-        reader: Reader::new(core.config.head_request),
+        wire: Wire::new(&core.config.request, core.config.head_request, 0),
         buffer: Vec::with_capacity(READ_BYTES),
-        request,
     };
     if core.config.requests_per_connection != Some(1) {
         slot.deadline.set(core.config.timeout.max(1));
@@ -32,7 +34,8 @@ pub(super) async fn run(core: Rc<Core>, index: usize, request: Rc<Vec<u8>>) {
     while let Some(job) = slot.job(&core).await {
         let mut job = Some(job);
         while let Some(now) = job.take() {
-            connection.exchange(now).await;
+            let Some(payload) = payloads.get(core.next_request()) else { return };
+            connection.exchange(now, payload).await;
             slot.deadline.set(0);
             job = core.next_closed();
         }
@@ -46,9 +49,8 @@ struct Connection<'c> {
     stream: Option<Stream>,
     /// Requests that the connection has carried.
     used: u64,
-    reader: Reader,
+    wire: Wire,
     buffer: Vec<u8>,
-    request: Rc<Vec<u8>>,
 }
 
 impl Connection<'_> {
@@ -56,14 +58,21 @@ impl Connection<'_> {
     async fn open(&mut self) -> Result<(), Cause> {
         let core = self.core;
         let slot = core.slots.get(self.index).ok_or(Cause::Connect)?;
-        let stream = Stream::open(core, slot, self.index).await?;
-        self.reader = Reader::new(core.config.head_request);
+        let mut stream = Stream::open(core, slot, self.index).await?;
+        let seed = core.now() ^ (self.index as u64) << 48 ^ (core.config.index as u64) << 32;
+        self.wire = Wire::new(&core.config.request, core.config.head_request, seed);
+        if let (Request::WebSocket { upgrade, .. }, Wire::WebSocket(socket)) = (&core.config.request, &mut self.wire) {
+            let before = Instant::now();
+            let upgraded = slot.in_time(websocket::upgrade(&mut stream, upgrade, &socket.key())).await;
+            socket.begin(&upgraded.ok_or(Cause::Timeout)??);
+            core.record.borrow_mut().upgrade.record(before.elapsed().as_nanos() as u64);
+        }
         self.stream = Some(stream);
         self.used = 0;
         Ok(())
     }
 
-    async fn exchange(&mut self, job: Job) {
+    async fn exchange(&mut self, job: Job, payload: &Payload) {
         let core = self.core;
         let Some(slot) = core.slots.get(self.index) else { return };
         let connected = self.stream.is_some();
@@ -77,7 +86,7 @@ impl Connection<'_> {
         let written = core.now();
         slot.deadline.set(written + core.config.timeout);
         core.sent(&job, written, connected);
-        let mut result = self.attempt(&job, written).await;
+        let mut result = self.attempt(&job, written, payload).await;
         if let Err(Failure::Stale) = result {
             // The peer closed the idle connection at the moment of the write: it has not seen the request.
             self.stream = None;
@@ -85,7 +94,7 @@ impl Connection<'_> {
                 core.record.borrow_mut().counts.rewritten += 1;
             }
             result = match self.open().await {
-                Ok(()) => self.attempt(&job, written).await,
+                Ok(()) => self.attempt(&job, written, payload).await,
                 Err(cause) => Err(Failure::Cause(cause)),
             };
         }
@@ -109,13 +118,13 @@ impl Connection<'_> {
         }
     }
 
-    async fn attempt(&mut self, job: &Job, written: u64) -> Result<Outcome, Failure> {
+    async fn attempt(&mut self, job: &Job, written: u64, payload: &Payload) -> Result<Outcome, Failure> {
         let core = self.core;
         let slot = core.slots.get(self.index).ok_or(Failure::Cause(Cause::Connect))?;
         let timed_out = Failure::Cause(Cause::Timeout);
         let stale_or = |cause, used: u64| if used > 0 { Failure::Stale } else { Failure::Cause(cause) };
         let stream = self.stream.as_mut().ok_or(Failure::Cause(Cause::Connect))?;
-        let sent = slot.in_time(stream.write_all(Rc::clone(&self.request))).await.ok_or(timed_out)?;
+        let sent = slot.in_time(stream.write_all(self.wire.request(payload))).await.ok_or(timed_out)?;
         if sent.is_err() {
             return Err(stale_or(Cause::Write, self.used));
         }
@@ -130,7 +139,7 @@ impl Connection<'_> {
             self.buffer = buffer;
             let read = match read {
                 Ok(length) if length > 0 => length,
-                Ok(_) if first_byte.is_some() => match self.reader.closed(&core.config.checks) {
+                Ok(_) if first_byte.is_some() => match self.wire.closed(&core.config.checks) {
                     Some(outcome) => return Ok(outcome),
                     None => return Err(Failure::Cause(Cause::Closed)),
                 },
@@ -140,13 +149,19 @@ impl Connection<'_> {
             let now = core.now();
             let first = *first_byte.get_or_insert(now);
             let bytes = self.buffer.get(..read).unwrap_or_default();
-            let progress = self.reader.feed(bytes, &core.config.checks);
+            let progress = self.wire.feed(bytes, &core.config.checks);
             self.buffer.clear();
             if job.measured {
                 core.record.borrow_mut().counts.bytes_received += read as u64;
             }
             match progress {
-                Ok(Progress::More) => {}
+                Ok(Progress::More) => {
+                    if let Some(answers) = self.wire.answers() {
+                        let sent = slot.in_time(stream.write_all(answers)).await.ok_or(timed_out)?;
+                        sent.map_err(|_| Failure::Cause(Cause::Write))?;
+                    }
+                }
+                Ok(Progress::Closed) => return Err(stale_or(Cause::Closed, self.used)),
                 Ok(Progress::Done(outcome)) => {
                     if job.measured {
                         let mut record = core.record.borrow_mut();

@@ -94,11 +94,14 @@ pub(super) struct Core {
     /// Requests in flight, measured or not.
     pub(super) busy: Cell<usize>,
     pub(super) over: Cell<bool>,
+    /// Which of the requests is next.
+    next_request: Cell<usize>,
 }
 
 impl Core {
     pub(super) fn new(config: Config) -> Core {
         let connections = config.connections.saturating_mul(config.streams);
+        let first = config.index % config.request.count().max(1);
         Core {
             config,
             start: Cell::new(Instant::now()),
@@ -112,12 +115,20 @@ impl Core {
             in_flight_since: Cell::new(0),
             busy: Cell::new(0),
             over: Cell::new(false),
+            next_request: Cell::new(first),
         }
     }
 
     /// Nanoseconds since the start of the run, which all workers share; 0 before it.
     pub(super) fn now(&self) -> u64 {
         Instant::now().saturating_duration_since(self.start.get()).as_nanos() as u64
+    }
+
+    /// Number of the next request: the workers take turns.
+    pub(super) fn next_request(&self) -> usize {
+        let this = self.next_request.get();
+        self.next_request.set((this + self.config.workers) % self.config.request.count().max(1));
+        this
     }
 
     pub(super) fn stopped(&self) -> bool {

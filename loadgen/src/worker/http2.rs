@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
@@ -123,9 +124,9 @@ impl Shared {
 }
 
 /// Serves requests on stream number `index` of this worker until the run is over.
-pub(super) async fn run(core: Rc<Core>, index: usize, shared: Rc<Shared>, message: Rc<Message>) {
+pub(super) async fn run(core: Rc<Core>, index: usize, shared: Rc<Shared>, messages: Arc<[Message]>) {
     let Some(slot) = core.slots.get(index) else { return };
-    let stream = StreamOf { core: &core, slot, shared, message };
+    let stream = StreamOf { core: &core, slot, shared };
     if core.config.requests_per_connection != Some(1) {
         slot.deadline.set(core.config.timeout.max(1));
         let _ = stream.shared.sender(&core, slot).await;
@@ -136,7 +137,8 @@ pub(super) async fn run(core: Rc<Core>, index: usize, shared: Rc<Shared>, messag
     while let Some(job) = slot.job(&core).await {
         let mut job = Some(job);
         while let Some(now) = job.take() {
-            stream.exchange(now).await;
+            let Some(message) = messages.get(core.next_request()) else { return };
+            stream.exchange(now, message).await;
             slot.deadline.set(0);
             job = core.next_closed();
         }
@@ -148,7 +150,6 @@ struct StreamOf<'c> {
     core: &'c Core,
     slot: &'c Slot,
     shared: Rc<Shared>,
-    message: Rc<Message>,
 }
 
 /// A request that has been handed to the codec.
@@ -158,26 +159,26 @@ struct Sent {
 }
 
 impl StreamOf<'_> {
-    async fn exchange(&self, job: Job) {
+    async fn exchange(&self, job: Job, message: &Message) {
         let core = self.core;
         let connected = self.shared.sender.borrow().is_some();
         self.slot.timed_out.set(false);
         self.slot.deadline.set(core.now() + core.config.timeout);
-        let first = match self.send().await {
+        let first = match self.send(message).await {
             Ok(sent) => sent,
             Err(cause) => return core.not_sent(&job, cause, core.now()),
         };
         let written = core.now();
         self.slot.deadline.set(written + core.config.timeout);
         core.sent(&job, written, connected);
-        let mut result = self.receive(&job, written, first).await;
+        let mut result = self.receive(&job, written, first, message).await;
         if let Err(Failure::Untouched) = result {
             // The server has not acted on it (RFC 9113 section 8.7).
             if job.measured {
                 core.record.borrow_mut().counts.rewritten += 1;
             }
-            result = match self.send().await {
-                Ok(again) => self.receive(&job, written, again).await,
+            result = match self.send(message).await {
+                Ok(again) => self.receive(&job, written, again, message).await,
                 Err(cause) => Err(Failure::Cause(cause)),
             };
         }
@@ -189,14 +190,14 @@ impl StreamOf<'_> {
         }
     }
 
-    async fn send(&self) -> Result<Sent, Cause> {
+    async fn send(&self, message: &Message) -> Result<Sent, Cause> {
         // A connection that ended while it was idle is found out by the codec: one more is opened then.
         for is_last in [false, true] {
             let (mut sender, generation) = self.shared.sender(self.core, self.slot).await?;
             let ready = self.slot.in_time(poll_fn(|context| sender.poll_ready(context))).await;
             let ready = ready.ok_or(Cause::Timeout)?;
-            let has_body = !self.message.body.is_empty();
-            let sent = ready.and_then(|()| sender.send_request(self.message.head.clone(), !has_body));
+            let has_body = !message.body.is_empty();
+            let sent = ready.and_then(|()| sender.send_request(message.head.clone(), !has_body));
             match sent {
                 Ok((response, mut body)) => {
                     let used = self.shared.used.get() + 1;
@@ -205,7 +206,7 @@ impl StreamOf<'_> {
                         self.shared.leave(generation);
                     }
                     if has_body {
-                        body.send_data(self.message.body.clone(), true).map_err(|_| Cause::Write)?;
+                        body.send_data(message.body.clone(), true).map_err(|_| Cause::Write)?;
                     }
                     return Ok(Sent { response, generation });
                 }
@@ -217,7 +218,13 @@ impl StreamOf<'_> {
     }
 
     /// Status and outcome of the reply, once its last byte is there.
-    async fn receive(&self, job: &Job, written: u64, sent: Sent) -> Result<(u16, Result<(), Cause>), Failure> {
+    async fn receive(
+        &self,
+        job: &Job,
+        written: u64,
+        sent: Sent,
+        message: &Message,
+    ) -> Result<(u16, Result<(), Cause>), Failure> {
         let core = self.core;
         let fail = |error: h2::Error| self.failure(&error, sent.generation);
         let response = self.slot.in_time(sent.response).await.ok_or(Failure::Cause(Cause::Timeout))?;
@@ -234,7 +241,7 @@ impl StreamOf<'_> {
         }
         let status = head.status.as_u16();
         let mut outcome = judge(&core.config.checks, status, &head.headers, &kept);
-        if self.message.grpc && outcome.is_ok() {
+        if message.grpc && outcome.is_ok() {
             // A reply without messages has its status in the head.
             let found = trailers.as_ref().and_then(|fields| fields.get("grpc-status"));
             let found = found.or_else(|| head.headers.get("grpc-status"));

@@ -2,10 +2,13 @@
 
 mod connection;
 mod core;
+mod echo;
 pub mod http2;
 pub mod reply;
 mod stream;
 mod timer;
+mod websocket;
+mod wire;
 
 use std::cell::Cell;
 use std::io;
@@ -89,14 +92,34 @@ pub struct Config {
     pub updates: Sender<Update>,
 }
 
-/// What is sent.
+/// What is sent; of several one after the other.
 #[derive(Clone, Debug)]
 pub enum Request {
     /// HTTP/1.1, as it goes on the wire.
-    Bytes(Arc<Vec<u8>>),
-    /// HTTP/2.
-    Message(Arc<http2::Message>),
+    Http1(Arc<[Arc<Vec<u8>>]>),
+    Http2(Arc<[http2::Message]>),
+    /// Bytes that are expected back.
+    Tcp(Arc<[Arc<Vec<u8>>]>),
+    /// Messages that are expected back.
+    WebSocket {
+        /// The head of the upgrade, without its key and its empty line.
+        upgrade: Arc<Vec<u8>>,
+        messages: Arc<[Arc<Vec<u8>>]>,
+    },
 }
+
+impl Request {
+    /// Requests before the first one comes again.
+    pub fn count(&self) -> usize {
+        match self {
+            Request::Http1(all) | Request::Tcp(all) | Request::WebSocket { messages: all, .. } => all.len(),
+            Request::Http2(all) => all.len(),
+        }
+    }
+}
+
+/// Bytes that all workers share, with a count of this worker's own, so that no two cores count in one place.
+type Payload = Rc<Arc<Vec<u8>>>;
 
 /// What a worker tells each second.
 #[derive(Clone, Debug)]
@@ -151,18 +174,17 @@ async fn drive(config: Config) -> io::Result<Finished> {
     let timers = Timer::new(&spun).and_then(|pacer| Ok((pacer, Timer::new(&spun)?)));
     let core = Rc::new(Core::new(config));
     match core.config.request.clone() {
-        Request::Bytes(request) => {
-            let request = Rc::new(request.to_vec());
+        Request::Http1(all) | Request::Tcp(all) | Request::WebSocket { messages: all, .. } => {
+            let payloads: Rc<[Payload]> = all.iter().map(|payload| Rc::new(Arc::clone(payload))).collect();
             for index in 0..core.slots.len() {
-                monoio::spawn(connection::run(Rc::clone(&core), index, Rc::clone(&request)));
+                monoio::spawn(connection::run(Rc::clone(&core), index, Rc::clone(&payloads)));
             }
         }
-        Request::Message(message) => {
-            let message = Rc::new(http2::Message::clone(&message));
+        Request::Http2(messages) => {
             let shared: Vec<_> = (0..core.config.connections).map(|index| Rc::new(http2::Shared::new(index))).collect();
             // Neighbours in the queue of free streams are streams of different connections.
             for (index, shared) in (0..core.slots.len()).zip(shared.iter().cycle()) {
-                monoio::spawn(http2::run(Rc::clone(&core), index, Rc::clone(shared), Rc::clone(&message)));
+                monoio::spawn(http2::run(Rc::clone(&core), index, Rc::clone(shared), Arc::clone(&messages)));
             }
         }
     }

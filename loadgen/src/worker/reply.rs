@@ -38,9 +38,11 @@ impl Checks {
 pub enum Progress {
     More,
     Done(Outcome),
+    /// The peer says that it ends the connection, and sends no reply.
+    Closed,
 }
 
-/// A whole reply.
+/// A whole reply; where the protocol has no status it is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub status: u16,
@@ -50,7 +52,7 @@ pub struct Outcome {
     pub failed: Option<Cause>,
 }
 
-/// The reply was not HTTP/1.1.
+/// The reply broke the rules of its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
@@ -272,7 +274,7 @@ mod tests {
                     continue;
                 }
                 result = match reader.feed(part, checks) {
-                    Ok(Progress::More) => Ok(None),
+                    Ok(Progress::More | Progress::Closed) => Ok(None),
                     Ok(Progress::Done(outcome)) => Ok(Some((outcome.status, outcome.reusable, outcome.failed))),
                     Err(Malformed) => Err(Malformed),
                 };

@@ -1,7 +1,6 @@
 //! A connection's bytes, plain or under TLS.
 
 use std::io;
-use std::rc::Rc;
 use std::time::Instant;
 
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, IntoPollIo};
@@ -11,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::Payload;
 use super::core::{Core, Slot};
 use crate::record::Cause;
 
@@ -57,7 +57,7 @@ impl Stream {
         }
     }
 
-    pub(super) async fn write_all(&mut self, bytes: Rc<Vec<u8>>) -> io::Result<()> {
+    pub(super) async fn write_all(&mut self, bytes: Payload) -> io::Result<()> {
         match self {
             Stream::Plain(stream) => stream.write_all(bytes).await.0.map(drop),
             Stream::Tls(stream) => {
