@@ -15,6 +15,8 @@ nextest_version=0.9.148
 httpwg_version=0.2.5
 websockets_version=17.4
 wsproto_version=1.3.2
+xds_protos_version=1.85.0
+grpcio_version=1.85.3
 gungraun_version=0.20.0 # the same as in Cargo.toml
 mkdir -p "$cache/bin"
 export PATH="$cache/bin:$PATH"
@@ -80,6 +82,15 @@ if [ ! -e "$websocket_marker" ]; then
     "$cache/websocket/bin/pip" install --quiet --disable-pip-version-check \
         "websockets==$websockets_version" "wsproto==$wsproto_version"
     touch "$websocket_marker"
+fi
+# A control plane that is not ours.
+xds_marker="$cache/xds/complete-$xds_protos_version-$grpcio_version"
+if [ ! -e "$xds_marker" ]; then
+    rm -rf "$cache/xds"
+    python3 -m venv "$cache/xds"
+    "$cache/xds/bin/pip" install --quiet --disable-pip-version-check \
+        "xds-protos==$xds_protos_version" "grpcio==$grpcio_version"
+    touch "$xds_marker"
 fi
 
 # /sys and /proc of real machines, as the tests of two Debian source packages carry them: for the tests of torus-tune.

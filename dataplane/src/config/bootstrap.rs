@@ -193,7 +193,7 @@ fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Re
         None => Ok(None),
     };
     // A TCP proxy may name a cluster that is discovered later.
-    context.validate_clusters = !matches!(&dynamic, Ok(Some(Dynamic { wildcards: (true, _), .. })));
+    context.validate_clusters = !matches!(&dynamic, Ok(Some(Dynamic { wildcards: (Some(_), _), .. })));
     let snapshot = context.within("static_resources", |context| static_resources(&encoded.bytes, context));
     context.validate_clusters = true;
     context.problems.clean_since(start)?;

@@ -378,7 +378,7 @@ impl Turns {
     fn flush_stats(&mut self) {
         if let Some(discovery) = &mut self.discovery {
             let mut draft = (**self.publisher.current()).clone();
-            if discovery.forget_unused(&mut draft) {
+            if discovery.forget_unused(&mut draft, std::time::Instant::now()) {
                 self.publish(draft);
             }
         }

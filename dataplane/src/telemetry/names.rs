@@ -495,6 +495,15 @@ stat_group! {
 }
 
 stat_group! {
+    /// `control_plane.`
+    ControlPlaneStat {
+        ConnectedState = Gauge "connected_state",
+        PendingRequests = Gauge "pending_requests",
+        RateLimitEnforced = Counter "rate_limit_enforced",
+    }
+}
+
+stat_group! {
     /// `listener_manager.`
     ListenerManagerStat {
         ListenerAdded = Counter "listener_added",

@@ -45,6 +45,8 @@ pub struct Subscription {
     absence_deletes: bool,
     /// How long a resource may be missing before it counts as not existing; zero waits for ever.
     fetch_timeout: Duration,
+    /// The same for single names.
+    fetch_timeouts: BTreeMap<Box<str>, Duration>,
     wanted: Wanted,
     known: Known,
     /// When a name that was asked for and never came counts as not existing.
@@ -106,6 +108,7 @@ impl Subscription {
             protocol,
             absence_deletes,
             fetch_timeout,
+            fetch_timeouts: BTreeMap::new(),
             wanted: Wanted::default(),
             known: Known::default(),
             awaited: BTreeMap::new(),
@@ -154,6 +157,15 @@ impl Subscription {
         self.known.forget(|name| wanted.covers(name))
     }
 
+    /// How long `name` may be missing, once it is asked for by [`Self::set_names`]; zero is for ever.
+    pub fn set_fetch_timeout(&mut self, name: &str, limit: Duration) {
+        if limit == self.fetch_timeout {
+            self.fetch_timeouts.remove(name);
+        } else if self.fetch_timeouts.get(name) != Some(&limit) {
+            self.fetch_timeouts.insert(name.into(), limit);
+        }
+    }
+
     /// Makes `names` the names that are asked for one by one.
     pub fn set_names<'a>(&mut self, names: impl IntoIterator<Item = &'a str>, now: Instant) {
         let names: BTreeSet<Box<str>> = names.into_iter().map(Into::into).collect();
@@ -162,6 +174,7 @@ impl Subscription {
         for name in &gone {
             self.wanted.remove(name);
             self.awaited.remove(name);
+            self.fetch_timeouts.remove(name);
         }
         let wanted = &self.wanted;
         if !gone.is_empty() {
@@ -394,7 +407,8 @@ impl Subscription {
 
     fn await_name(&mut self, name: &str, now: Instant) {
         // Without a limit the name is still noted, so that a new stream knows what is missing.
-        let limit = if self.fetch_timeout.is_zero() { FOR_EVER } else { self.fetch_timeout };
+        let limit = self.fetch_timeouts.get(name).copied().unwrap_or(self.fetch_timeout);
+        let limit = if limit.is_zero() { FOR_EVER } else { limit };
         self.awaited.insert(name.into(), now + limit);
     }
 

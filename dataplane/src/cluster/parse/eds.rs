@@ -1,7 +1,6 @@
 //! `eds_cluster_config`, and the assignments that come by it.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as proto;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -31,7 +30,7 @@ pub(super) fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Resu
 fn source_plan(source: &core::ConfigSource, name: &str, context: &mut ParseContext) -> Result<EdsPlan, Refused> {
     use core::config_source::ConfigSourceSpecifier;
     let fetch_timeout = context.duration("initial_fetch_timeout", &source.initial_fetch_timeout)?;
-    let fetch_timeout = fetch_timeout.unwrap_or(FETCH_TIMEOUT);
+    let fetch_timeout = fetch_timeout.unwrap_or(config_source::FETCH_TIMEOUT);
     let file = match &source.config_source_specifier {
         Some(ConfigSourceSpecifier::PathConfigSource(file)) => file,
         Some(ConfigSourceSpecifier::Ads(_)) => {
@@ -79,6 +78,3 @@ impl Cluster {
         Ok(self.with_endpoints(EndpointSet::new(hosts, &assignment.options, &self.policy)))
     }
 }
-
-/// Source: ConfigSource.initial_fetch_timeout.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(15);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as proto;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -23,19 +24,38 @@ pub(super) struct Clusters {
 struct Held {
     index: ClusterIndex,
     bytes: Vec<u8>,
-    cluster: Arc<Cluster>,
+    newest: Arc<Cluster>,
+    /// The newest, or else what serves until the newest has its first endpoints.
+    live: Option<Arc<Cluster>>,
     /// From the bootstrap, which discovery leaves as it is.
     is_static: bool,
-    /// Its first endpoints are there.
-    is_warm: bool,
 }
 
 impl Held {
-    /// The name of the assignment that comes on the stream.
-    fn service(&self) -> Option<&str> {
-        let plan = self.cluster.eds.as_deref()?;
-        (plan.source == EdsSource::Ads).then_some(&*plan.name)
+    fn is_warm(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| Arc::ptr_eq(live, &self.newest))
     }
+
+    /// The assignments that it needs, of the newest and of what serves.
+    fn services(&self) -> impl Iterator<Item = (&str, Duration)> {
+        std::iter::once(&self.newest).chain(&self.live).filter_map(|cluster| service(cluster))
+    }
+
+    /// The newest is live from now on.
+    fn go_live(&mut self, draft: &mut Snapshot) {
+        self.live = Some(self.newest.clone());
+        show(draft, self.index, self.live.clone());
+    }
+}
+
+/// The name of the assignment that comes on the stream, and how long it may be missing.
+fn service(cluster: &Cluster) -> Option<(&str, Duration)> {
+    let plan = cluster.eds.as_deref()?;
+    (plan.source == EdsSource::Ads).then_some((&*plan.name, plan.fetch_timeout))
+}
+
+fn asks_for(cluster: &Cluster, name: &str) -> bool {
+    service(cluster).is_some_and(|(service, _)| service == name)
 }
 
 impl Clusters {
@@ -43,21 +63,21 @@ impl Clusters {
     pub(super) fn new(snapshot: &Snapshot) -> Self {
         let mut clusters = Self::default();
         for (index, cluster) in snapshot.live_clusters() {
-            let held = Held { index, bytes: Vec::new(), cluster: cluster.clone(), is_static: true, is_warm: false };
-            let is_warm = held.service().is_none();
-            clusters.held.insert((&*cluster.name).into(), Held { is_warm, ..held });
+            let live = service(cluster).is_none().then(|| cluster.clone());
+            let held = Held { index, bytes: Vec::new(), newest: cluster.clone(), live, is_static: true };
+            clusters.held.insert((&*cluster.name).into(), held);
         }
         clusters
     }
 
-    /// Names of the assignments that are needed.
-    pub(super) fn services(&self) -> BTreeSet<&str> {
-        self.held.values().filter_map(Held::service).collect()
+    /// Names of the assignments that are needed, and how long each may be missing.
+    pub(super) fn services(&self) -> BTreeMap<&str, Duration> {
+        self.held.values().flat_map(Held::services).collect()
     }
 
     /// Whether every cluster has its first endpoints.
     pub(super) fn are_warm(&self) -> bool {
-        self.held.values().all(|held| held.is_warm)
+        self.held.values().all(Held::is_warm)
     }
 
     /// Takes a new or changed cluster. What it replaces stays until it is warm. Returns what has to be followed by other means than
@@ -81,22 +101,21 @@ impl Clusters {
             Cluster::parse(config, context)
         })?;
         let index = place(&resource.name, draft, context)?;
-        let mut held =
-            Held { index, bytes: body.to_vec(), cluster: Arc::new(cluster), is_static: false, is_warm: false };
-        let assignment = held.service().and_then(|service| self.assignments.get(service));
+        let mut newest = Arc::new(cluster);
+        let assignment = service(&newest).and_then(|(service, _)| self.assignments.get(service));
         if let Some((_, assignment)) = assignment {
-            held.cluster = Arc::new(assigned(&held.cluster, assignment, context)?);
+            newest = Arc::new(assigned(&newest, assignment, context)?);
         }
-        let plan = held.cluster.eds.as_deref();
-        let by_file = plan.is_some_and(|plan| plan.path().is_some());
-        let follows = by_file || held.cluster.dns.is_some();
-        held.is_warm = !follows && (assignment.is_some() || held.service().is_none());
-        if held.is_warm {
-            show(draft, index, Some(held.cluster.clone()));
+        let plan = newest.eds.as_deref();
+        let follows = plan.is_some_and(|plan| plan.path().is_some()) || newest.dns.is_some();
+        let is_warm = !follows && (assignment.is_some() || service(&newest).is_none());
+        let live = self.held.remove(&resource.name).and_then(|before| before.live);
+        let mut held = Held { index, bytes: body.to_vec(), newest: newest.clone(), live, is_static: false };
+        if is_warm {
+            held.go_live(draft);
         }
-        let followed = follows.then(|| (index, held.cluster.clone()));
         self.held.insert(resource.name.clone(), held);
-        Ok(followed)
+        Ok(follows.then_some((index, newest)))
     }
 
     /// Takes a cluster away.
@@ -111,7 +130,7 @@ impl Clusters {
 
     /// Forgets assignments that no cluster asks for.
     pub(super) fn forget_unused(&mut self) {
-        let services: BTreeSet<Box<str>> = self.services().into_iter().map(Into::into).collect();
+        let services: BTreeSet<Box<str>> = self.services().into_keys().map(Into::into).collect();
         self.assignments.retain(|name, _| services.contains(name));
     }
 
@@ -122,31 +141,37 @@ impl Clusters {
         draft: &mut Snapshot,
         context: &mut ParseContext,
     ) -> Result<(), String> {
-        let body = resource.body.as_deref().unwrap_or_default();
-        if self.assignments.get(&resource.name).is_some_and(|(bytes, _)| bytes == body) {
+        let (name, body) = (&resource.name, resource.body.as_deref().unwrap_or_default());
+        if self.assignments.get(name).is_some_and(|(bytes, _)| bytes == body) {
             return Ok(());
         }
         let assignment = read(body, context, |config: &ClusterLoadAssignment, _| Ok(config.clone()))?;
-        let mut changed = Vec::new();
-        for held in self.held.values_mut().filter(|held| held.service() == Some(&resource.name)) {
-            changed.push((held.index, Arc::new(assigned(&held.cluster, &assignment, context)?)));
-        }
-        for held in self.held.values_mut() {
-            if let Some((_, cluster)) = changed.iter().find(|(index, _)| *index == held.index) {
-                held.cluster = cluster.clone();
-                held.is_warm = true;
-                show(draft, held.index, Some(cluster.clone()));
+        let mut newest = BTreeMap::new();
+        let mut serving = BTreeMap::new();
+        for held in self.held.values() {
+            if asks_for(&held.newest, name) {
+                newest.insert(held.index, Arc::new(assigned(&held.newest, &assignment, context)?));
+            } else if let Some(live) = held.live.as_ref().filter(|live| asks_for(live, name)) {
+                serving.insert(held.index, Arc::new(assigned(live, &assignment, context)?));
             }
         }
-        self.assignments.insert(resource.name.clone(), (body.to_vec(), assignment));
+        for held in self.held.values_mut() {
+            if let Some(cluster) = newest.remove(&held.index) {
+                held.newest = cluster;
+                held.go_live(draft);
+            } else if let Some(cluster) = serving.remove(&held.index) {
+                show(draft, held.index, Some(cluster.clone()));
+                held.live = Some(cluster);
+            }
+        }
+        self.assignments.insert(name.clone(), (body.to_vec(), assignment));
         Ok(())
     }
 
     /// No endpoints came in time: the clusters go without.
     pub(super) fn give_up_on(&mut self, service: &str, draft: &mut Snapshot) {
-        for held in self.held.values_mut().filter(|held| !held.is_warm && held.service() == Some(service)) {
-            held.is_warm = true;
-            show(draft, held.index, Some(held.cluster.clone()));
+        for held in self.held.values_mut().filter(|held| !held.is_warm() && asks_for(&held.newest, service)) {
+            held.go_live(draft);
         }
     }
 
@@ -159,12 +184,11 @@ impl Clusters {
         draft: &mut Snapshot,
     ) {
         let Some(held) = self.held.values_mut().find(|held| held.index == index) else { return };
-        if !held.cluster.is_same_configuration(&cluster) || only_if_cold && held.is_warm {
+        if !held.newest.is_same_configuration(&cluster) || only_if_cold && held.is_warm() {
             return;
         }
-        held.cluster = cluster.clone();
-        held.is_warm = true;
-        show(draft, index, Some(cluster));
+        held.newest = cluster;
+        held.go_live(draft);
     }
 }
 

@@ -46,10 +46,11 @@ impl Listeners {
         }
     }
 
-    /// Places of the tables that listeners need.
-    pub(super) fn tables(&self) -> BTreeSet<RouteIndex> {
+    /// Places of the tables that listeners need: those that wait, serve or drain.
+    pub(super) fn tables(&self, draft: &Snapshot) -> BTreeSet<RouteIndex> {
         let newest = self.held.values().map(|held| &held.listener);
-        newest.chain(&self.statics).flat_map(|listener| tables_of(listener)).collect()
+        let all = newest.chain(&self.statics).chain(&self.draining).chain(&draft.listeners);
+        all.flat_map(|listener| tables_of(listener)).collect()
     }
 
     /// Whether no listener waits for its table.
@@ -139,8 +140,7 @@ impl Listeners {
     pub(super) fn forget_unused(&mut self, draft: &mut Snapshot, context: &ParseContext) -> bool {
         // One is here; the config thread holds no other once old snapshots are gone.
         self.draining.retain(|listener| Arc::strong_count(listener) > 1);
-        let mut needed = self.tables();
-        needed.extend(self.draining.iter().chain(&draft.listeners).flat_map(|listener| tables_of(listener)));
+        let needed = self.tables(draft);
         let mut changed = false;
         self.tables.retain(|name, _| {
             let index = context.route_by_name.get(name).copied();

@@ -25,16 +25,20 @@ use self::clusters::Clusters;
 use self::listeners::Listeners;
 use super::ledger;
 use super::parse::ParseContext;
+use super::parse::config_source::FETCH_TIMEOUT;
 use super::reject::{Refused, Severity};
 use super::snapshot::Snapshot;
 use crate::cluster::{Cluster, ClusterIndex};
+use crate::telemetry::counters::{Core, Stats};
+use crate::telemetry::names::ControlPlaneStat;
 
 /// What the bootstrap says of discovery.
 pub struct Plan {
     /// Whom to ask.
     pub ads: AdsPlan,
-    /// Which of the kinds that need no name are asked for: clusters, listeners. Source: `cds_config`, `lds_config`.
-    pub wildcards: (bool, bool),
+    /// Which of the kinds that need no name are asked for, clusters and listeners, and how long the first answer may be missing.
+    /// Source: `cds_config`, `lds_config`.
+    pub wildcards: (Option<Duration>, Option<Duration>),
     /// How resources are read.
     pub context: ParseContext,
 }
@@ -49,6 +53,8 @@ pub struct Discovery {
     types: Types,
     /// Kinds of which nothing came yet: clusters, listeners.
     awaited: (bool, bool),
+    core: Core,
+    control_plane: Arc<Stats<ControlPlaneStat>>,
 }
 
 /// The clusters whose endpoints come by other means than the stream.
@@ -76,30 +82,37 @@ impl Discovery {
             listener: url::<ListenerProto>(),
             routes: url::<RouteConfiguration>(),
         };
-        let subscription =
-            |url: &str, absence_deletes| Subscription::new(url, plan.ads.protocol, absence_deletes, FETCH_TIMEOUT);
+        let subscription = |url: &str, absence_deletes, limit: Option<Duration>| {
+            Subscription::new(url, plan.ads.protocol, absence_deletes, limit.unwrap_or(FETCH_TIMEOUT))
+        };
         // In the order in which a gateway needs them.
         let mut all = vec![
-            subscription(&types.cluster, true),
-            subscription(&types.endpoints, false),
-            subscription(&types.listener, true),
-            subscription(&types.routes, false),
+            subscription(&types.cluster, true, plan.wildcards.0),
+            subscription(&types.endpoints, false, None),
+            subscription(&types.listener, true, plan.wildcards.1),
+            subscription(&types.routes, false, None),
         ];
-        for (wanted, url) in [(plan.wildcards.0, &types.cluster), (plan.wildcards.1, &types.listener)] {
+        let is_wanted = (plan.wildcards.0.is_some(), plan.wildcards.1.is_some());
+        for (wanted, url) in [(is_wanted.0, &types.cluster), (is_wanted.1, &types.listener)] {
             if let Some(found) = all.iter_mut().find(|it| wanted && **it.type_url() == **url) {
                 found.subscribe_all(now);
             }
         }
+        let registry = plan.context.registry.clone();
+        let control_plane = registry.group("control_plane.");
+        control_plane.set(registry.config_core(), ControlPlaneStat::ConnectedState, 0);
         let mut discovery = Self {
+            core: registry.config_core(),
+            control_plane,
             context: plan.context,
             stream: Stream::new(all, plan.ads.node_once),
             requests: None,
             clusters: Clusters::new(snapshot),
             listeners: Listeners::new(snapshot, worker_count),
             types,
-            awaited: plan.wildcards,
+            awaited: is_wanted,
         };
-        discovery.ask(now);
+        discovery.ask(now, snapshot);
         discovery
     }
 
@@ -119,17 +132,19 @@ impl Discovery {
         match event {
             Event::Opened(requests) => {
                 tracing::info!(target: "config", "connected to the control plane");
+                self.control_plane.set(self.core, ControlPlaneStat::ConnectedState, 1);
                 self.stream.open(now);
                 self.requests = Some(requests);
             }
             Event::Ended(reason) => {
                 tracing::warn!(target: "config", "no control plane: {reason}; what it sent last stays");
+                self.control_plane.set(self.core, ControlPlaneStat::ConnectedState, 0);
                 self.stream.close();
                 self.requests = None;
             }
             Event::Received(type_url, response) => self.on_response(&type_url, response, now, draft, &mut followed),
         }
-        self.ask(now);
+        self.ask(now, draft);
         followed
     }
 
@@ -163,7 +178,7 @@ impl Discovery {
                 }
             }
         }
-        self.ask(now);
+        self.ask(now, draft);
         followed
     }
 
@@ -178,8 +193,10 @@ impl Discovery {
     }
 
     /// Forgets what nobody needs; whether the draft changed.
-    pub fn forget_unused(&mut self, draft: &mut Snapshot) -> bool {
-        self.listeners.forget_unused(draft, &self.context)
+    pub fn forget_unused(&mut self, draft: &mut Snapshot, now: Instant) -> bool {
+        let changed = self.listeners.forget_unused(draft, &self.context);
+        self.ask(now, draft);
+        changed
     }
 
     fn on_response(
@@ -230,14 +247,21 @@ impl Discovery {
     }
 
     /// Asks for the names that are needed now, and sends every request that is due.
-    fn ask(&mut self, now: Instant) {
+    fn ask(&mut self, now: Instant, draft: &Snapshot) {
         if let Some(subscription) = self.stream.subscription_mut(&self.types.endpoints) {
-            subscription.set_names(self.clusters.services(), now);
+            let services = self.clusters.services();
+            services.iter().for_each(|(name, limit)| subscription.set_fetch_timeout(name, *limit));
+            subscription.set_names(services.into_keys(), now);
         }
-        let needed = self.listeners.tables();
-        let names = self.context.route_by_name.iter().filter(|(_, index)| needed.contains(index));
+        let needed = self.listeners.tables(draft);
         if let Some(subscription) = self.stream.subscription_mut(&self.types.routes) {
-            subscription.set_names(names.map(|(name, _)| &**name), now);
+            let names = self.context.route_by_name.iter().filter(|(_, index)| needed.contains(index));
+            let names: Vec<&str> = names.map(|(name, _)| &**name).collect();
+            for name in &names {
+                let limit = self.context.route_fetch_timeouts.get(*name).copied().unwrap_or(FETCH_TIMEOUT);
+                subscription.set_fetch_timeout(name, limit);
+            }
+            subscription.set_names(names, now);
         }
         let Some(requests) = &self.requests else { return };
         while let Some(request) = self.stream.poll_request() {
@@ -268,6 +292,3 @@ fn read<M: Message + Name + Default, T>(
 fn url<M: Name>() -> String {
     format!("type.googleapis.com/{}", M::full_name())
 }
-
-/// Source: ConfigSource.initial_fetch_timeout.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(15);

@@ -26,6 +26,8 @@ pub struct ParseContext {
     pub cluster_by_name: HashMap<Box<str>, ClusterIndex>,
     /// The place of each discovered route table in the snapshot.
     pub route_by_name: HashMap<Box<str>, RouteIndex>,
+    /// How long each of them may be missing at first. Source: Rds.config_source.
+    pub route_fetch_timeouts: HashMap<Box<str>, Duration>,
     /// Whether there is a stream that brings resources of every kind. Source: Bootstrap.dynamic_resources.ads_config.
     pub has_ads: bool,
     /// Whether it is an error to name a cluster that is not there. Off while reading what may come before its clusters; a route
@@ -68,6 +70,7 @@ impl ParseContext {
             problems: Problems::default(),
             cluster_by_name: HashMap::new(),
             route_by_name: HashMap::new(),
+            route_fetch_timeouts: HashMap::new(),
             has_ads: false,
             validate_clusters: true,
             core_count,

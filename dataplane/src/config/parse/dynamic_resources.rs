@@ -1,5 +1,7 @@
 //! `envoy.config.bootstrap.v3.Bootstrap.DynamicResources`: who is asked for what is not in the bootstrap.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy::config::bootstrap::v3::bootstrap::DynamicResources;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use torus_xds::subscription::Protocol;
@@ -14,8 +16,8 @@ use crate::config::snapshot::Snapshot;
 pub struct Dynamic {
     /// Whom to ask.
     pub ads: AdsPlan,
-    /// Whether for all clusters and for all listeners.
-    pub wildcards: (bool, bool),
+    /// Whether for all clusters and for all listeners, and how long the first answer may be missing.
+    pub wildcards: (Option<Duration>, Option<Duration>),
 }
 
 /// Whom to ask, and whether for clusters and for listeners.
@@ -30,8 +32,8 @@ pub fn parse(
     };
     context.has_ads = ads.is_some();
     let mut wildcard = |field: &str, source: &Option<core::ConfigSource>| match source {
-        Some(source) => context.within(field, |context| config_source::aggregated(source, context)).map(|()| true),
-        None => Ok(false),
+        Some(source) => context.within(field, |context| config_source::aggregated(source, context)).map(Some),
+        None => Ok(None),
     };
     let clusters = wildcard("cds_config", &config.cds_config);
     let listeners = wildcard("lds_config", &config.lds_config);

@@ -245,8 +245,9 @@ fn route_table(
 /// A table that the stream of all discovery brings.
 fn discovered(rds: &proto::Rds, context: &mut ParseContext) -> Result<RouteSource, Refused> {
     let source = context.required("config_source", &rds.config_source)?;
-    context.within("config_source", |context| config_source::aggregated(source, context))?;
+    let limit = context.within("config_source", |context| config_source::aggregated(source, context))?;
     let name = context.non_empty("route_config_name", &rds.route_config_name)?;
+    context.route_fetch_timeouts.insert(name.into(), limit);
     Ok(RouteSource::Discovered(context.route_index(name)))
 }
 
