@@ -4,7 +4,7 @@
 help: ## Says what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-demo: ## A gateway on real io_uring with a backend behind it: requests, answers, a measured rate and latency
+demo: ## A shop behind HTTPS, run from a folder of YAML: requests, an edit, a broken edit, a measured rate and latency
 	@scripts/demo.sh
 
 test: ## Every test

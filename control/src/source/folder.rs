@@ -185,6 +185,12 @@ impl Folder {
                 return false;
             }
         };
+        // Programs that write in place empty a file first, and may be seen at it.
+        if text.trim().is_empty() && self.objects.iter().any(|object| *object.place.file == *file) {
+            let reason = "is empty; the objects last read from it stay in force until it is written or deleted";
+            self.files.insert(path, File { stamp, findings: vec![Diagnostic::error(file, "", reason)] });
+            return false;
+        }
         let mut only_endpoints = false;
         let findings = match read(&file, &text) {
             Ok(objects) => {
@@ -381,6 +387,11 @@ mod tests {
         assert_eq!(folder.scan(), Scan::Changed);
         assert_eq!(names(&folder), ["cart", "pay"], "the last good version stays");
         assert!(told(&folder)[0].contains("a.yaml:"), "{:?}", told(&folder));
+
+        fs::write(at("a.yaml"), "\n").unwrap();
+        assert_eq!(folder.scan(), Scan::Changed);
+        assert_eq!(names(&folder), ["cart", "pay"], "emptied is not deleted");
+        assert!(told(&folder)[0].contains("a.yaml: is empty"), "{:?}", told(&folder));
 
         fs::write(at("a.yaml"), service("cart", 80) + &service("pay", 81)).unwrap();
         folder.scan();
