@@ -85,7 +85,7 @@ if [ ! -e "$websocket_marker" ]; then
         "websockets==$websockets_version" "wsproto==$wsproto_version"
     touch "$websocket_marker"
 fi
-# A control plane that is not ours.
+# A control plane that is not ours, and gRPC as others wrote it.
 xds_marker="$cache/xds/complete-$xds_protos_version-$grpcio_version"
 if [ ! -e "$xds_marker" ]; then
     rm -rf "$cache/xds"

@@ -12,6 +12,7 @@ pub mod report;
 pub mod run;
 pub mod serve;
 pub mod slo;
+mod timer;
 pub mod tls;
 pub mod verdict;
 pub mod websocket;

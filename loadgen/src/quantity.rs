@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Longest duration that is taken, 30 days.
-const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Highest rate that is taken, a second.
 const RATE_MAX: f64 = 1e8;
 

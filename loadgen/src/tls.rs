@@ -1,4 +1,4 @@
-//! TLS to a target: which certificates are believed, and which one this side shows.
+//! TLS to a target and of the test server: which certificates are believed, and which one this side shows.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
 /// Where distributions keep the certificates that they trust.
 const SYSTEM_FILES: [&str; 4] = [
@@ -60,6 +61,8 @@ pub enum TlsError {
     NoRoots,
     #[error("{cert} and {key} do not belong together, or cannot be used: {source}")]
     Pair { cert: String, key: String, source: rustls::Error },
+    #[error("{path}: clients cannot be verified with it: {reason}")]
+    ClientAuthority { path: String, reason: String },
     #[error("`{0}` is no name for a certificate; try: --server-name NAME")]
     Name(String),
     #[error("TLS: {0}")]
@@ -104,6 +107,33 @@ impl Tls {
         config.alpn_protocols = vec![alpn.to_vec()];
         Tls { config: Arc::new(config), name: self.name.clone() }
     }
+}
+
+/// TLS of a server with the certificate chain `cert`; with `client_ca` clients have to show a certificate of that authority.
+///
+/// Errors: a file that cannot be read or holds something else.
+pub fn server(
+    cert: &Path,
+    key: &Path,
+    client_ca: Option<&Path>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let fail = |reason: String| TlsError::ClientAuthority { path: path.display().to_string(), reason };
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(Some(path))?), provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| fail(error.to_string()))?)
+        }
+    };
+    let chain = certificates(cert)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, &error, "a private key"))?;
+    let pair = |source| TlsError::Pair { cert: cert.display().to_string(), key: key.display().to_string(), source };
+    let mut config = builder.with_single_cert(chain, private).map_err(pair)?;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
 }
 
 fn bad(path: &Path, error: &rustls::pki_types::pem::Error, wanted: &'static str) -> TlsError {

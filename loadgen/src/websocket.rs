@@ -71,8 +71,13 @@ impl Head {
 
 /// Appends a whole frame to `out`; a client masks it, a server does not (section 5.1).
 pub fn write(out: &mut Vec<u8>, opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) {
+    write_piece(out, true, opcode, payload, mask);
+}
+
+/// Appends a frame that is the last of its message, or not.
+pub fn write_piece(out: &mut Vec<u8>, is_final: bool, opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) {
     let flag = if mask.is_some() { 0x80 } else { 0 };
-    out.push(0x80 | opcode);
+    out.push(if is_final { 0x80 } else { 0 } | opcode);
     match payload.len() {
         length @ 0..=125 => out.push(flag | length as u8),
         length @ 126..=0xffff => {

@@ -1,4 +1,4 @@
-//! `torus-load run` with TLS, HTTP/2 and gRPC against servers that others wrote: nginx and nghttpd.
+//! `torus-load run` with TLS, HTTP/2 and gRPC against servers that others wrote: nginx, nghttpd and grpcio.
 
 mod peer;
 
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use peer::{Certificates, Running, check_all_succeeded, free_port, installed, run, start, torus_load};
+use peer::{Certificates, Running, check_all_succeeded, free_port, installed, python, run, start, torus_load};
 
 /// nginx with TLS on the first port, and on the second for clients that show a certificate.
 fn nginx(certificates: &Certificates) -> Option<(Running, u16, u16)> {
@@ -106,6 +106,21 @@ fn http2_and_grpc_with_nghttpd() {
     let Some((_secure, port)) = nghttpd(Some(&files), "grpc-status:0") else { return };
     let target = format!("https://localhost:{port}/shop.Cart/Add");
     check_all_succeeded(&run(&target, &["--cacert", &files.path("ca.pem"), "--grpc"]), "gRPC");
+}
+
+#[test]
+fn grpc_with_grpcio() {
+    let port = free_port();
+    let Some(mut command) = python("xds", &["grpc-serve", &port.to_string()]) else { return };
+    let _server = start(&mut command, port);
+    let target = |method: &str| format!("http://127.0.0.1:{port}/shop.Cart/{method}");
+    check_all_succeeded(&run(&target("Add"), &["--grpc", "--body", "abc", "--expect-body", "abc"]), "gRPC");
+    check_all_succeeded(&run(&target("Stream"), &["--grpc", "--closed", "--body", "abc", "--streams", "2"]), "gRPC");
+    for method in ["Fail", "None"] {
+        let report = run(&target(method), &["--grpc"]);
+        assert_eq!(report["requests"]["succeeded"], 0, "{}", report["requests"]);
+        assert!(report["requests"]["errors"].to_string().contains("grpc_status"), "{}", report["requests"]);
+    }
 }
 
 /// A server that speaks something else is told of in the report, with the cause.

@@ -1,34 +1,28 @@
-//! One connection: requests in, replies out, in order.
+//! One connection of HTTP/1.1: requests in, replies out, in order. One of HTTP/2 or WebSocket is handed on.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
-use serde_json::json;
-
-use super::Shared;
 use super::plan::{Plan, ResetAt};
 use super::request::{Body, Chunks, Framing, Head, Malformed, Step};
+use super::stream::Stream;
+use super::{Local, describe, http2, letters};
 
 /// Bytes asked of the socket at once.
 const READ_BYTES: usize = 16 << 10;
 /// Replies that are gathered before they are written, in bytes.
 const GATHER_BYTES: usize = 256 << 10;
+/// What an HTTP/2 client that knows its server sends first, as far as no request of HTTP/1.1 begins (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 /// Serves `stream` until either side ends it; `reset` makes its close abrupt.
-pub(super) async fn serve(
-    stream: impl AsyncReadRent + AsyncWriteRent,
-    id: u64,
-    reset: Rc<dyn Fn()>,
-    shared: Arc<Shared>,
-) {
+pub(super) async fn serve(stream: Stream, id: u64, reset: Rc<dyn Fn()>, local: Rc<Local>) {
     let mut connection = Connection {
         stream,
         id,
         reset,
         abrupt: false,
-        shared,
+        local,
         request_count: 0,
         pending: Vec::new(),
         start: 0,
@@ -36,34 +30,45 @@ pub(super) async fn serve(
         out: Vec::new(),
         fixed: (usize::MAX, Vec::new()),
     };
+    while connection.unread().len() < PREFACE.len() && PREFACE.starts_with(connection.unread()) {
+        if connection.receive().await.is_err() {
+            break;
+        }
+    }
+    if connection.unread().starts_with(PREFACE) {
+        if let Ok(io) = connection.stream.polled(connection.pending) {
+            http2::serve(io, id, connection.local).await;
+        }
+        return;
+    }
     while connection.request().await.is_ok() {}
     let _ = connection.flush().await;
     if !connection.abrupt {
-        let _ = connection.stream.shutdown().await;
+        connection.stream.shutdown().await;
     }
 }
 
 /// The connection is over.
-struct Ended;
+pub(super) struct Ended;
 
-struct Connection<S> {
-    stream: S,
+pub(super) struct Connection {
+    stream: Stream,
     id: u64,
     reset: Rc<dyn Fn()>,
     /// Closed by a reset, without saying so first.
     abrupt: bool,
-    shared: Arc<Shared>,
+    pub(super) local: Rc<Local>,
     request_count: u64,
     /// Received; what lies before `start` is used up.
     pending: Vec<u8>,
-    start: usize,
+    pub(super) start: usize,
     chunk: Option<Vec<u8>>,
-    out: Vec<u8>,
+    pub(super) out: Vec<u8>,
     /// The reply of `/fixed` for a size.
     fixed: (usize, Vec<u8>),
 }
 
-impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
+impl Connection {
     async fn request(&mut self) -> Result<(), Ended> {
         let head = loop {
             if self.answer_fixed() {
@@ -78,6 +83,9 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         };
         self.start += head.length;
         self.request_count += 1;
+        if let Some(key) = head.websocket_key() {
+            return self.echo_messages(key, &Plan::parse(head.path_and_query().1)).await;
+        }
         let Ok(framing) = head.framing() else { return self.refuse(400).await };
         let (_, query) = head.path_and_query();
         let plan = Plan::parse(query);
@@ -97,14 +105,14 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         if plan.close || !head.keeps_alive() { Err(Ended) } else { Ok(()) }
     }
 
-    fn unread(&self) -> &[u8] {
+    pub(super) fn unread(&self) -> &[u8] {
         self.pending.get(self.start..).unwrap_or_default()
     }
 
     /// Answers a GET of `/fixed` that has arrived whole, without copying its head anywhere.
     fn answer_fixed(&mut self) -> bool {
         let bytes = self.unread();
-        if !bytes.starts_with(b"GET /fixed") {
+        if !bytes.starts_with(b"GET /fixed") || self.local.delays(&Plan::default()) {
             return false;
         }
         let mut fields = [httparse::EMPTY_HEADER; 64];
@@ -139,9 +147,9 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
     }
 
     async fn answer(&mut self, head: &Head, plan: &Plan, body: &Body) -> Result<(), Ended> {
-        if plan.delay > Duration::ZERO {
+        if self.local.delays(plan) {
             self.flush().await?;
-            monoio::time::sleep(plan.delay).await;
+            self.local.pause(plan).await;
         }
         if plan.hang {
             self.flush().await?;
@@ -162,12 +170,13 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
             self.out
                 .extend_from_slice(format!("HTTP/1.1 {status} Informational\r\nx-torus: interim\r\n\r\n").as_bytes());
         }
-        let (content_type, content) = match plan.size {
+        let size = if head.path_and_query().0 == "/fixed" { plan.size.or(Some(1 << 10)) } else { plan.size };
+        let (content_type, content) = match size {
             Some(size) => ("text/plain", letters(size).collect::<String>()),
             None => ("application/json", self.describe(head, body)),
         };
         let close = plan.close || !head.keeps_alive();
-        plan.write_head(&mut self.out, &self.shared.name, content_type, content.len(), close);
+        plan.write_head(&mut self.out, &self.local.shared.name, content_type, content.len(), close);
         if head.method != "HEAD" {
             if plan.reset == Some(ResetAt::Body) {
                 let half = content.as_bytes().get(..content.len() / 2).unwrap_or_default();
@@ -183,21 +192,8 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
     }
 
     fn describe(&self, head: &Head, body: &Body) -> String {
-        let (path, query) = head.path_and_query();
-        let value = json!({
-            "server": self.shared.name,
-            "method": head.method,
-            "target": head.target,
-            "path": path,
-            "query": query,
-            "version": format!("HTTP/1.{}", head.version),
-            "headers": head.fields,
-            "body": body.to_json(),
-            "trailers": body.trailers,
-            "connection": self.id,
-            "request": self.request_count,
-        });
-        lines(&value)
+        let version = format!("HTTP/1.{}", head.version);
+        describe(&self.local, &head.method, &head.target, &version, &head.fields, body, (self.id, self.request_count))
     }
 
     async fn read_body(&mut self, framing: Framing, body: &mut Body) -> Result<(), Ended> {
@@ -206,11 +202,11 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
             Framing::Length(length) => length,
             Framing::Chunked => u64::MAX,
         };
-        if framing != Framing::Chunked && left > self.shared.body_bytes_max {
+        if framing != Framing::Chunked && left > self.local.shared.body_bytes_max {
             return self.refuse(413).await;
         }
         loop {
-            if body.length > self.shared.body_bytes_max {
+            if body.length > self.local.shared.body_bytes_max {
                 return self.refuse(413).await;
             }
             let step = match framing {
@@ -246,12 +242,12 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
 
     async fn refuse<T>(&mut self, status: u16) -> Result<T, Ended> {
         let plan = Plan { status: Some(status), ..Plan::default() };
-        plan.write_head(&mut self.out, &self.shared.name, "text/plain", 0, true);
+        plan.write_head(&mut self.out, &self.local.shared.name, "text/plain", 0, true);
         Err(Ended)
     }
 
     /// Waits for more bytes; what is ready to go out goes first.
-    async fn receive(&mut self) -> Result<(), Ended> {
+    pub(super) async fn receive(&mut self) -> Result<(), Ended> {
         self.flush().await?;
         self.pending.drain(..self.start);
         self.start = 0;
@@ -264,38 +260,17 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         if received { Ok(()) } else { Err(Ended) }
     }
 
-    async fn flush_if_long(&mut self) -> Result<(), Ended> {
+    pub(super) async fn flush_if_long(&mut self) -> Result<(), Ended> {
         if self.out.len() >= GATHER_BYTES { self.flush().await } else { Ok(()) }
     }
 
-    async fn flush(&mut self) -> Result<(), Ended> {
+    pub(super) async fn flush(&mut self) -> Result<(), Ended> {
         if self.out.is_empty() {
             return Ok(());
         }
         let (written, mut out) = self.stream.write_all(std::mem::take(&mut self.out)).await;
         out.clear();
         self.out = out;
-        written.map(drop).map_err(|_| Ended)
+        written.map_err(|_| Ended)
     }
-}
-
-/// The object with each member on a line of its own, and each field of a list of fields too.
-fn lines(object: &serde_json::Value) -> String {
-    let mut members = Vec::new();
-    for (name, value) in object.as_object().into_iter().flatten() {
-        let text = match value.as_array() {
-            Some(fields) if !fields.is_empty() => {
-                let fields: Vec<_> = fields.iter().map(|field| format!("    {field}")).collect();
-                format!("[\n{}\n  ]", fields.join(",\n"))
-            }
-            _ => value.to_string(),
-        };
-        members.push(format!("  \"{name}\": {text}"));
-    }
-    format!("{{\n{}\n}}\n", members.join(",\n"))
-}
-
-/// `size` letters.
-fn letters(size: usize) -> impl Iterator<Item = char> {
-    "0123456789abcdefghijklmnopqrstuvwxyz\n".chars().cycle().take(size)
 }

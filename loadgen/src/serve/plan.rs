@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::delay::{Delay, Stall};
+
 /// Body bytes that a reply may have.
 const SIZE_MAX: usize = 256 << 20;
 
@@ -13,9 +15,11 @@ pub(super) enum ResetAt {
 }
 
 /// The reply that is asked for.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Plan {
-    pub(super) delay: Duration,
+    /// Instead of the server's own.
+    pub(super) delay: Option<Delay>,
+    pub(super) stall: Option<Stall>,
     pub(super) size: Option<usize>,
     pub(super) status: Option<u16>,
     pub(super) chunked: bool,
@@ -37,7 +41,9 @@ impl Plan {
             let (name, value) = pair.split_once('=').unwrap_or((pair, "1"));
             let on = value == "1" || value == "true";
             match name {
-                "delay_ms" => plan.delay = Duration::from_millis(value.parse().unwrap_or(0)),
+                "delay_ms" => plan.delay = value.parse().ok().map(|time| Delay::Constant(Duration::from_millis(time))),
+                "delay" => plan.delay = decode(value).parse().ok(),
+                "stall" => plan.stall = decode(value).parse().ok(),
                 "size" => plan.size = value.parse().ok().map(|size: usize| size.min(SIZE_MAX)),
                 "status" => plan.status = value.parse().ok().filter(|status| (200..1000).contains(status)),
                 "chunked" => plan.chunked = on,
@@ -170,11 +176,13 @@ mod tests {
     fn queries_ask_for_replies() {
         let plan =
             Plan::parse("delay_ms=5&size=10&status=503&trailers=1&header=X-A:b%20c&header=bad%0d%0a:x&reset=body");
-        assert_eq!(plan.delay, Duration::from_millis(5));
+        assert_eq!(plan.delay, Some(Delay::Constant(Duration::from_millis(5))));
         assert_eq!((plan.size, plan.status(), plan.chunked, plan.trailers), (Some(10), 503, true, true));
         assert_eq!(plan.headers, [("X-A".to_owned(), "b c".to_owned())]);
         assert_eq!(plan.reset, Some(ResetAt::Body));
-        assert_eq!(Plan::parse("a=b&status=42"), Plan::default());
+        assert_eq!(Plan::parse("a=b&status=42&delay=x&stall=1"), Plan::default());
+        let plan = Plan::parse("delay=exponential:5ms&stall=200ms%2F1s");
+        assert_eq!((plan.delay, plan.stall), ("exponential:5ms".parse().ok(), "200ms/1s".parse().ok()));
     }
 
     #[test]

@@ -6,7 +6,6 @@ mod echo;
 pub mod http2;
 pub mod reply;
 mod stream;
-mod timer;
 mod websocket;
 mod wire;
 
@@ -24,9 +23,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 use self::core::{Core, Job};
 use self::reply::Checks;
-use self::timer::Timer;
 use crate::plan::{Plan, Schedule};
 use crate::record::{Counts, Record};
+use crate::timer::Timer;
 use crate::tls::Tls;
 
 /// How long the pacer sleeps at most before it looks whether the run was stopped.

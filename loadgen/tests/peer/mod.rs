@@ -1,6 +1,7 @@
 //! Servers that others wrote, certificates for them, and runs against them.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -103,4 +104,35 @@ pub(crate) fn check_all_succeeded(report: &Value, protocol: &str) {
     assert_eq!(report["load"]["protocol"], protocol);
     assert_eq!(report["requests"]["failed"], 0, "{}", report["requests"]);
     assert!(report["requests"]["succeeded"].as_u64() >= Some(100), "{}", report["requests"]);
+}
+
+/// A command of the script beside this file, in the environment called `name`.
+pub(crate) fn python(name: &str, arguments: &[&str]) -> Option<Command> {
+    let python = cache().join(name).join("bin/python");
+    if !python.exists() {
+        println!("skipped: {} is missing; try: scripts/install-test-tools.sh", python.display());
+        return None;
+    }
+    let mut command = Command::new(python);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers.py")).args(arguments);
+    Some(command)
+}
+
+/// `torus-load serve` on a free port.
+pub(crate) fn serve(flags: &[&str]) -> (Running, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torus-load"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--threads", "1"]).args(flags).stdout(Stdio::piped());
+    let mut running = Running(command.spawn().unwrap(), None);
+    let mut line = String::new();
+    BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (running, line.trim().rsplit(' ').next().unwrap().to_owned())
+}
+
+/// What `command` prints; it must succeed.
+#[track_caller]
+pub(crate) fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {error}{text}");
+    text.into_owned()
 }

@@ -19,7 +19,7 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 /// A yield that took less than this found nothing else to do.
 const IDLE_TURN: Duration = Duration::from_micros(5);
 
-pub(super) struct Timer {
+pub(crate) struct Timer {
     descriptor: Option<(OwnedFd, monoio::fs::File)>,
     buffer: Vec<u8>,
     /// Time that went into yielding with nothing to do, in nanoseconds.
@@ -27,7 +27,7 @@ pub(super) struct Timer {
 }
 
 impl Timer {
-    pub(super) fn new(spun: &Rc<Cell<u64>>) -> io::Result<Timer> {
+    pub(crate) fn new(spun: &Rc<Cell<u64>>) -> io::Result<Timer> {
         let descriptor = if monoio::utils::detect_uring() {
             let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
             let file = monoio::fs::File::from_std(File::from(timer.try_clone()?))?;
@@ -39,7 +39,7 @@ impl Timer {
     }
 
     /// Sleeps for about `duration`, some tens of microseconds longer.
-    pub(super) async fn sleep(&mut self, duration: Duration) {
+    pub(crate) async fn sleep(&mut self, duration: Duration) {
         let Some((timer, file)) = &self.descriptor else {
             // monoio rounds up to its next millisecond; a shorter wait is left to the caller's yielding.
             match duration.checked_sub(Duration::from_millis(2)) {
@@ -48,13 +48,7 @@ impl Timer {
             }
             return;
         };
-        let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-        let nanoseconds = i64::from(duration.subsec_nanos().max(1));
-        let once = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: Timespec { tv_sec: seconds, tv_nsec: nanoseconds },
-        };
-        if rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &once).is_err() {
+        if !arm(timer, duration) {
             return self.turn().await;
         }
         let (_, buffer) = file.read_at(std::mem::take(&mut self.buffer), 0).await;
@@ -62,7 +56,7 @@ impl Timer {
     }
 
     /// Lets the other tasks of this worker run once.
-    pub(super) async fn turn(&self) {
+    pub(crate) async fn turn(&self) {
         let before = Instant::now();
         Yield(false).await;
         let took = before.elapsed();
@@ -70,6 +64,18 @@ impl Timer {
             self.spun.set(self.spun.get() + took.as_nanos() as u64);
         }
     }
+}
+
+/// Makes `timer` readable once, in `duration`, whatever it was set to before.
+pub(crate) fn arm(timer: &OwnedFd, duration: Duration) -> bool {
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    // A value of nothing at all would disarm it.
+    let nanoseconds = i64::from(duration.subsec_nanos().max(1));
+    let once = Itimerspec {
+        it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+        it_value: Timespec { tv_sec: seconds, tv_nsec: nanoseconds },
+    };
+    rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &once).is_ok()
 }
 
 /// Pending once.
