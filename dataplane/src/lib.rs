@@ -14,6 +14,8 @@ pub mod downstream;
 
 pub mod exchange;
 
+pub mod filter;
+
 pub mod route;
 
 pub mod cluster;

@@ -69,6 +69,8 @@ pub struct HttpConnectionManager {
     pub log_interval: Option<Duration>,
     /// Upgrade tokens that are allowed, in lower case (`websocket`); empty refuses all.
     pub upgrades: Vec<Box<str>>,
+    /// The filters before the router.
+    pub filters: crate::filter::FilterChain,
     /// The router filter's options.
     pub router: RouterOptions,
     /// Whether `100-continue` is passed to the upstream instead of answered here (`proxy_100_continue`).

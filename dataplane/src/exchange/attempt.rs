@@ -12,8 +12,9 @@ use super::client_stream::ClientStream;
 use super::deadline::Deadline;
 use super::forward::{Forwarding, system_error_text};
 use super::retry::AttemptFailure;
-use super::upload::UploadError;
+use super::upload::{Passing, UploadError};
 use super::{Exchange, Scope};
+use crate::filter::FilterRefusal;
 use crate::telemetry::names::ClusterStat;
 use crate::telemetry::stream_info::ResponseFlag;
 use crate::tls::TlsError;
@@ -34,6 +35,8 @@ pub(super) enum Outcome {
     ClientGone,
     /// The client's body can't be read.
     ClientFailed(BodyError),
+    /// A filter refuses the client's body.
+    Refused(FilterRefusal),
     /// A limit was reached.
     Deadline(Deadline),
 }
@@ -159,6 +162,7 @@ impl Exchange {
                 }
                 HeadOutcome::ClientGone => return Outcome::ClientGone,
                 HeadOutcome::ClientFailed(error) => return Outcome::ClientFailed(error),
+                HeadOutcome::Refused(refusal) => return Outcome::Refused(refusal),
                 HeadOutcome::Deadline(deadline) => {
                     let stats = &forwarding.cluster.stats;
                     match deadline {
@@ -244,11 +248,15 @@ impl Exchange {
             }
             if !self.upload.is_done() {
                 let before_bytes = self.info.body_bytes_received;
-                let (trailers, info) = (&mut self.request_trailers, &mut self.info);
-                match self.upload.poll(&core.ring, client, &mut upstream, trailers, info, cx) {
+                let (filters, info) = (&mut self.filters, &mut self.info);
+                let passing = Passing { filters, trailers: &mut self.request_trailers, info };
+                match self.upload.poll(&core.ring, client, &mut upstream, passing, cx) {
                     Poll::Ready(Ok(())) => self.on_upload_done(scope, forwarding),
                     Poll::Ready(Err(UploadError::Client(error))) => {
                         return Poll::Ready(HeadOutcome::ClientFailed(error));
+                    }
+                    Poll::Ready(Err(UploadError::Refused(refusal))) => {
+                        return Poll::Ready(HeadOutcome::Refused(refusal));
                     }
                     // The reply may explain: look for it below.
                     Poll::Ready(Err(UploadError::Upstream)) => self.upload.give_up(),
@@ -343,6 +351,7 @@ enum HeadOutcome {
     Failed(Failure),
     ClientGone,
     ClientFailed(BodyError),
+    Refused(FilterRefusal),
     Deadline(Deadline),
 }
 

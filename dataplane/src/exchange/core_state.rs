@@ -10,6 +10,7 @@ use torus_ring::Ring;
 use crate::cluster::ClusterIndex;
 use crate::config::lifecycle::Lifecycle;
 use crate::config::snapshot::Snapshot;
+use crate::filter::grpc::GrpcStatsByName;
 use crate::telemetry::access_log::LogBuffers;
 use crate::telemetry::counters::Core;
 use crate::upstream::Pools;
@@ -26,6 +27,8 @@ pub struct CoreState {
     pub pools: Rc<Pools>,
     /// Random numbers.
     pub random: RefCell<Random>,
+    /// Groups of stats of gRPC methods.
+    pub grpc_stats: RefCell<GrpcStatsByName>,
     /// Lines of access logs that wait to be written.
     pub log_buffers: RefCell<LogBuffers>,
     /// Whether the process serves or drains.
@@ -79,6 +82,7 @@ impl CoreState {
             core: parts.core,
             pools,
             random: RefCell::new(parts.random),
+            grpc_stats: RefCell::default(),
             log_buffers: RefCell::new(parts.log_buffers),
             lifecycle: parts.lifecycle,
             limits: parts.limits,

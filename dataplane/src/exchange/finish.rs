@@ -15,6 +15,9 @@ impl Exchange {
         if self.asks_upgrade {
             manager.stats.decrement(core.core, HttpStat::DownstreamCxUpgradesActive);
         }
+        if !self.filters.is_empty() {
+            self.filters.on_finish(&self.info);
+        }
         manager.count_reply(core.core, self.info.response_code, elapsed);
         if matches!(after, After::Abort | After::Gone) {
             self.info.connection_termination_details = None;

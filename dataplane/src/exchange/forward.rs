@@ -57,6 +57,10 @@ impl Exchange {
             return Ok(self.refuse(scope, client, Some((matched, weighted)), &refusal));
         };
         self.info.cluster_name.push_str(&cluster.shown_name);
+        if !self.filters.is_empty() {
+            let path = self.request.headers.get_known(Known::Path).unwrap_or_default();
+            self.filters.on_cluster(&mut core.grpc_stats.borrow_mut(), cluster, path);
+        }
         let virtual_cluster = matched.virtual_host.virtual_cluster(&self.request.headers, &mut self.route_scratch);
         self.info.virtual_cluster_name.push_str(virtual_cluster.unwrap_or_default());
         if let Some(name) = failed_strict_check(&router.strict_check_headers, &self.request.headers) {
@@ -127,7 +131,9 @@ impl Exchange {
                     self.retry.on_failure(AttemptFailure::PerTryTimeout)
                 }
                 Outcome::Deadline(Deadline::UpstreamStreamDuration) => self.retry.on_failure(AttemptFailure::Reset),
-                Outcome::ClientGone | Outcome::ClientFailed(_) | Outcome::Deadline(_) => Verdict::No,
+                Outcome::ClientGone | Outcome::ClientFailed(_) | Outcome::Refused(_) | Outcome::Deadline(_) => {
+                    Verdict::No
+                }
             };
             let retry =
                 verdict == Verdict::Retry && self.upload.can_restart() && self.retry_is_admitted(scope, forwarding);
@@ -194,6 +200,7 @@ impl Exchange {
                     Ok(After::Gone)
                 }
             },
+            Outcome::Refused(refusal) => Ok(self.refuse(scope, client, matched, &Refusal::from(refusal))),
             Outcome::Deadline(deadline) => {
                 let refusal = match deadline {
                     Deadline::Route | Deadline::PerTry | Deadline::PerTryIdle => {

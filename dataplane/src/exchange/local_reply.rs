@@ -5,6 +5,7 @@ use torus_codec::{BodyLength, HeaderMap, Known, Malformed, RequestMethod};
 use super::client_stream::ClientStream;
 use super::{After, Exchange, Scope};
 use crate::downstream::edge::{self, EdgeRefusal};
+use crate::filter::FilterRefusal;
 use crate::route::local_reply::LocalReply;
 use crate::route::{Match, Weighted};
 use crate::telemetry::format::LogType;
@@ -44,6 +45,9 @@ impl<'a> Refusal<'a> {
     /// The request did not come in time.
     pub const REQUEST_TIMEOUT: Refusal<'static> =
         Refusal::new(408, "request timeout", None, "request_overall_timeout").closing();
+    /// The reply is longer than a filter may keep back.
+    pub const REPLY_TOO_LONG: Refusal<'static> =
+        Refusal::new(500, "Internal Server Error", None, "response_payload_too_large");
     /// No cluster has the name that the route gives.
     pub const NO_CLUSTER: Refusal<'static> =
         Refusal::new(503, "", Some(ResponseFlag::NoClusterFound), "cluster_not_found");
@@ -79,6 +83,12 @@ impl<'a> Refusal<'a> {
         let flag = by_codec.then_some(ResponseFlag::DownstreamProtocolError);
         let body = if by_codec { torus_codec::reason_phrase(malformed.status()) } else { "" };
         Refusal::new(malformed.status(), body, flag, malformed.details()).closing()
+    }
+}
+
+impl From<FilterRefusal> for Refusal<'static> {
+    fn from(refusal: FilterRefusal) -> Self {
+        Refusal::new(refusal.status, refusal.body, None, refusal.details)
     }
 }
 
@@ -236,6 +246,9 @@ impl Exchange {
     /// Sends `self.response.headers` with `self.body`, which is complete.
     fn send_own_reply(&mut self, scope: &Scope<'_>, client: &mut ClientStream<'_>, status: u16, close: bool) -> After {
         let response = &mut self.response.headers;
+        if !self.filters.is_empty() {
+            self.filters.on_local_reply(status, response, &mut self.body);
+        }
         let body_bytes = self.body.len() as u64;
         if body_bytes > 0 && status != 204 {
             response.set_known(Known::ContentLength, Decimal::new(body_bytes).as_bytes());

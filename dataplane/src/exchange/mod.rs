@@ -41,6 +41,7 @@ use crate::config::address::Address;
 use crate::config::snapshot::{Listener, Snapshot};
 use crate::downstream::edge;
 use crate::downstream::{ConnectionInfo, HttpConnectionManager};
+use crate::filter;
 use crate::route::{self, Action, ClusterTarget, Found};
 use crate::telemetry::format::{FormatContext, LogType};
 use crate::telemetry::names::HttpStat;
@@ -59,6 +60,7 @@ pub struct Exchange {
     retry: RetryState,
     tried: Vec<Address>,
     upload: Upload,
+    filters: filter::Running,
     route_scratch: route::Scratch,
     edge_scratch: edge::Scratch,
     body: Vec<u8>,
@@ -140,6 +142,7 @@ impl Exchange {
             retry: RetryState::default(),
             tried: Vec::new(),
             upload: Upload::default(),
+            filters: filter::Running::default(),
             route_scratch: route::Scratch::default(),
             edge_scratch: edge::Scratch::default(),
             body: Vec::new(),
@@ -205,6 +208,7 @@ impl Exchange {
         self.request_trailers.clear();
         self.response_trailers.clear();
         self.tried.clear();
+        self.filters.clear();
         self.informational_count = 0;
         self.asks_upgrade = false;
         let info = &mut self.info;
@@ -302,6 +306,11 @@ impl Exchange {
             Found::Route(matched) => {
                 self.info.virtual_host_name.push_str(&matched.virtual_host.name);
                 self.info.route_name.push_str(&matched.route.name);
+                if !scope.manager.filters.filters.is_empty() {
+                    let filters = &scope.manager.filters;
+                    self.filters.start(filters, core.core, &mut self.request, &mut self.info);
+                    self.upload.set_length(self.request.body);
+                }
                 match &matched.route.action {
                     Action::Forward(forward) => self.forward(scope, client, &matched, forward).await,
                     Action::Redirect(_) => {

@@ -9,10 +9,11 @@ use torus_codec::{BodyLength, ConnectionToken, Known, Unencodable, Version};
 use super::client_stream::ClientStream;
 use super::deadline::Deadline;
 use super::forward::Forwarding;
-use super::local_reply::Decimal;
-use super::upload::UploadError;
+use super::local_reply::{Decimal, Refusal};
+use super::upload::{Passing, UploadError};
 use super::{After, Exchange, Scope};
 use crate::downstream::edge;
+use crate::filter::Hold;
 use crate::telemetry::counters::ResponseOrigin;
 use crate::telemetry::names::{ClusterStat, HttpStat};
 use crate::telemetry::stream_info::ResponseFlag;
@@ -24,6 +25,8 @@ pub(super) enum Ended {
     Complete,
     ClientGone,
     UpstreamFailed(BodyError),
+    /// The reply is kept back and longer than may be kept.
+    TooLong,
     Deadline(Deadline),
 }
 
@@ -47,13 +50,23 @@ impl Exchange {
         if self.is_canary || says_canary {
             stats.response_code_from(core.core, ResponseOrigin::Canary, self.response.status);
         }
-        let Ok(framing) = self.send_reply_head(scope, client, forwarding, elapsed) else {
-            return self.send_bare_error(scope, client);
-        };
-        let ended = if framing.is_switched {
-            self.pass_both_ways(scope, client, &mut lease).await
+        self.prepare_reply(scope, forwarding, elapsed);
+        let hold = if self.filters.is_empty() { None } else { self.filters.on_response(&mut self.response) };
+        let (framing, ended) = if let Some(hold) = hold {
+            match self.relay_held(scope, client, forwarding, &mut lease, hold).await {
+                Ok(both) => both,
+                Err(_) => return self.send_bare_error(scope, client),
+            }
         } else {
-            self.relay_body(scope, client, forwarding, &mut lease).await
+            let Ok(framing) = self.send_reply_head(scope, client, elapsed) else {
+                return self.send_bare_error(scope, client);
+            };
+            let ended = if framing.is_switched {
+                self.pass_both_ways(scope, client, &mut lease).await
+            } else {
+                self.relay_body(scope, client, forwarding, &mut lease, None).await
+            };
+            (framing, ended)
         };
         let elapsed = self.elapsed(core);
         match ended {
@@ -114,6 +127,10 @@ impl Exchange {
                 scope.manager.stats.increment(core.core, HttpStat::DownstreamRqTxReset);
                 framing.broken_off()
             }
+            Ended::TooLong => {
+                let matched = Some((forwarding.matched, forwarding.weighted));
+                self.refuse(scope, client, matched, &Refusal::REPLY_TOO_LONG)
+            }
             Ended::Deadline(deadline) => {
                 self.note_late(scope, forwarding, deadline);
                 framing.broken_off()
@@ -121,15 +138,38 @@ impl Exchange {
         }
     }
 
-    /// Writes the reply's head as the client is to see it.
-    fn send_reply_head(
+    /// Keeps the reply back until it is complete, lets the filters have all of it, and sends it.
+    async fn relay_held(
         &mut self,
         scope: &Scope<'_>,
         client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
-        elapsed: Duration,
-    ) -> Result<Framing, Unencodable> {
-        let core = scope.core;
+        lease: &mut Lease,
+        hold: Hold,
+    ) -> Result<(Framing, Ended), Unencodable> {
+        self.body.clear();
+        let ended = self.relay_body(scope, client, forwarding, lease, Some(hold)).await;
+        if !matches!(ended, Ended::Complete) {
+            return Ok((Framing::NONE, ended));
+        }
+        self.filters.on_held(&mut self.response, &mut self.body, &mut self.response_trailers);
+        self.info.response_code = self.response.status;
+        let body_bytes = self.body.len() as u64;
+        self.response.body = if body_bytes == 0 { BodyLength::Empty } else { BodyLength::Length(body_bytes) };
+        let elapsed = self.elapsed(scope.core);
+        let framing = self.send_reply_head(scope, client, elapsed)?;
+        if framing.length != BodyLength::Empty {
+            self.info.body_bytes_sent = body_bytes;
+            let ring = &scope.core.ring;
+            let mut wire_bytes = client.send_slice(ring, &self.body);
+            wire_bytes += client.finish_body(ring, &self.response_trailers, scope.manager.http1.header_case);
+            self.info.downstream_wire_bytes_sent += wire_bytes as u64;
+        }
+        Ok((framing, ended))
+    }
+
+    /// Makes the head of the reply what the route says.
+    fn prepare_reply(&mut self, scope: &Scope<'_>, forwarding: &Forwarding<'_>, elapsed: Duration) {
         let response = &mut self.response.headers;
         let is_switched = self.response.status == 101;
         torus_codec::remove_hop_by_hop(response, is_switched);
@@ -150,6 +190,18 @@ impl Exchange {
         self.info.response_code_details.clear();
         self.info.response_code_details.push_str("via_upstream");
         forwarding.matched.finalize_response(forwarding.weighted, &self.info, request, response, scratch);
+    }
+
+    /// Writes the reply's head as the client is to see it.
+    fn send_reply_head(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut ClientStream<'_>,
+        elapsed: Duration,
+    ) -> Result<Framing, Unencodable> {
+        let core = scope.core;
+        let is_switched = self.response.status == 101;
+        let (request, response) = (&self.request.headers, &mut self.response.headers);
         edge::prepare_response(scope.manager, request, &core.date(), response, &mut self.edge_scratch);
         let close = self.closes_after_reply(scope) || !self.request.keep_alive || !self.upload.can_finish();
         // What follows an upgrade that was not granted may be no HTTP.
@@ -174,6 +226,7 @@ impl Exchange {
         client: &mut ClientStream<'_>,
         forwarding: &Forwarding<'_>,
         lease: &mut Lease,
+        hold: Option<Hold>,
     ) -> Ended {
         let core = scope.core;
         let Some(mut upstream) = lease.stream() else { return Ended::ClientGone };
@@ -194,17 +247,21 @@ impl Exchange {
             }
             let before_bytes = (self.info.body_bytes_received, self.info.body_bytes_sent);
             if !self.upload.is_done() {
-                let (trailers, info) = (&mut self.request_trailers, &mut self.info);
-                match self.upload.poll(&core.ring, client, &mut upstream, trailers, info, cx) {
+                let (filters, info) = (&mut self.filters, &mut self.info);
+                let passing = Passing { filters, trailers: &mut self.request_trailers, info };
+                match self.upload.poll(&core.ring, client, &mut upstream, passing, cx) {
                     Poll::Ready(Ok(())) => self.on_upload_done(scope, forwarding),
-                    Poll::Ready(Err(UploadError::Client(_))) => return Poll::Ready(Ended::ClientGone),
+                    // The reply is on its way: there is no other answer left.
+                    Poll::Ready(Err(UploadError::Client(_) | UploadError::Refused(_))) => {
+                        return Poll::Ready(Ended::ClientGone);
+                    }
                     Poll::Ready(Err(UploadError::Upstream)) => self.upload.give_up(),
                     Poll::Pending => {}
                 }
             }
             upstream.poll_flush(&core.ring, cx);
             loop {
-                match client.poll_writable(&core.ring, cx) {
+                match if hold.is_some() { Poll::Ready(Ok(())) } else { client.poll_writable(&core.ring, cx) } {
                     Poll::Ready(Ok(())) => self.deadlines.clear(Deadline::WriteProgress),
                     Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientGone),
                     Poll::Pending => {
@@ -213,15 +270,39 @@ impl Exchange {
                     }
                 }
                 match upstream.poll_body(&mut self.response_trailers, cx) {
-                    Poll::Ready(Ok(BodyEvent::Data(data))) => {
-                        self.info.body_bytes_sent += data.len() as u64;
+                    Poll::Ready(Ok(BodyEvent::Data(mut data))) => {
                         self.info.upstream_wire_bytes_received += data.len() as u64;
+                        if !self.filters.is_empty() {
+                            data = self.filters.on_response_data(data);
+                        }
+                        if let Some(hold) = hold {
+                            let bytes_max = forwarding.cluster.connection_buffer_bytes_max as usize;
+                            if !keep(&mut self.body, &data, hold, bytes_max) {
+                                return Poll::Ready(Ended::TooLong);
+                            }
+                            continue;
+                        }
+                        self.info.body_bytes_sent += data.len() as u64;
                         let wire_bytes = client.send_body(&core.ring, data);
                         self.info.downstream_wire_bytes_sent += wire_bytes as u64;
                     }
                     Poll::Ready(Ok(BodyEvent::End)) => {
                         let from_upstream = upstream.takes_trailers(forwarding.cluster.http.http1.enable_trailers);
-                        if !from_upstream || !client.takes_trailers(scope.manager.http1.enable_trailers) {
+                        if !from_upstream {
+                            self.response_trailers.clear();
+                        }
+                        if !self.filters.is_empty() {
+                            let more = self.filters.on_response_end(&mut self.response_trailers);
+                            if let Some(data) = more.filter(|_| hold.is_none()) {
+                                self.info.body_bytes_sent += data.len() as u64;
+                                let wire_bytes = client.send_body(&core.ring, data);
+                                self.info.downstream_wire_bytes_sent += wire_bytes as u64;
+                            }
+                            if hold.is_some() {
+                                return Poll::Ready(Ended::Complete);
+                            }
+                        }
+                        if !client.takes_trailers(scope.manager.http1.enable_trailers) {
                             self.response_trailers.clear();
                         }
                         let wire_bytes =
@@ -280,7 +361,23 @@ struct Framing {
     is_switched: bool,
 }
 
+/// Adds to a reply that is kept back; whether it may be kept.
+fn keep(body: &mut Vec<u8>, data: &[u8], hold: Hold, bytes_max: usize) -> bool {
+    match hold {
+        Hold::Whole if data.len() > bytes_max.saturating_sub(body.len()) => return false,
+        Hold::Whole => body.extend_from_slice(data),
+        Hold::First(bytes_max) => {
+            let room = bytes_max.saturating_sub(body.len()).min(data.len());
+            body.extend_from_slice(data.get(..room).unwrap_or_default());
+        }
+    }
+    true
+}
+
 impl Framing {
+    /// Nothing was sent: the reply cannot be told from a broken connection.
+    const NONE: Self = Self { length: BodyLength::UntilClose, close: true, is_switched: false };
+
     /// What becomes of the connection when the body breaks off: where only the close would tell the end, a reset tells the
     /// client that this was none.
     fn broken_off(self) -> After {

@@ -7,6 +7,7 @@ use torus_ring::Ring;
 
 use super::client_stream::ClientStream;
 use crate::cluster::options::UpstreamHttp1;
+use crate::filter::{FilterRefusal, Running};
 use crate::telemetry::stream_info::StreamInfo;
 use crate::upstream::UpstreamStream;
 use crate::wire::{BodyError, BodyEvent, BodyWriter};
@@ -34,10 +35,22 @@ pub struct Upload {
     http1_trailers: bool,
 }
 
+/// What a body passes on its way.
+pub struct Passing<'a> {
+    /// The filters of the request.
+    pub filters: &'a mut Running,
+    /// Where its trailers go.
+    pub trailers: &'a mut HeaderMap,
+    /// Where its bytes are counted.
+    pub info: &'a mut StreamInfo,
+}
+
 /// Why a body could not be sent.
 pub enum UploadError {
     /// The client's side failed.
     Client(BodyError),
+    /// A filter refuses it.
+    Refused(FilterRefusal),
     /// The upstream takes no more.
     Upstream,
 }
@@ -51,6 +64,11 @@ impl Upload {
         self.keeping = false;
         self.received = received;
         self.done = false;
+    }
+
+    /// A filter changed how the body is framed.
+    pub fn set_length(&mut self, length: BodyLength) {
+        self.length = length;
     }
 
     /// Keeps what is read, up to `bytes_max`, so that an attempt can be made again.
@@ -111,23 +129,35 @@ impl Upload {
         ring: &Ring,
         client: &mut ClientStream<'_>,
         upstream: &mut UpstreamStream<'_>,
-        trailers: &mut HeaderMap,
-        info: &mut StreamInfo,
+        passing: Passing<'_>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), UploadError>> {
+        let Passing { filters, trailers, info } = passing;
         while !self.done {
             if ready!(upstream.poll_writable(ring, QUEUED_BYTES_MAX, cx)).is_err() {
                 return Poll::Ready(Err(UploadError::Upstream));
             }
             match ready!(client.poll_body(trailers, cx)) {
-                Ok(BodyEvent::Data(data)) => {
+                Ok(BodyEvent::Data(mut data)) => {
                     info.body_bytes_received += data.len() as u64;
                     info.downstream_wire_bytes_received += data.len() as u64;
+                    if !filters.is_empty() {
+                        data = match filters.on_request_data(data) {
+                            Ok(data) if data.is_empty() => continue,
+                            Ok(data) => data,
+                            Err(refusal) => return Poll::Ready(Err(UploadError::Refused(refusal))),
+                        };
+                    }
                     self.remember(&data);
                     let sent_bytes = upstream.send_body(ring, self.writer, data);
                     info.upstream_wire_bytes_sent += sent_bytes as u64;
                 }
                 Ok(BodyEvent::End) => {
+                    if !filters.is_empty()
+                        && let Err(refusal) = filters.on_request_end()
+                    {
+                        return Poll::Ready(Err(UploadError::Refused(refusal)));
+                    }
                     if !self.with_trailers || !upstream.takes_trailers(self.http1_trailers) {
                         trailers.clear();
                     }

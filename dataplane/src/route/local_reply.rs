@@ -109,7 +109,8 @@ impl LocalReplyMapper {
             changed |= *reply.body != scratch.other;
             std::mem::swap(reply.body, &mut scratch.other);
         }
-        if is_grpc(request) {
+        // To a browser that calls by gRPC Web, Envoy's filter says it another way.
+        if is_grpc(request) && !info.is_grpc_web {
             reply.speak_grpc(scratch);
             info.response_code = reply.status;
         } else if reply.body.is_empty() {
@@ -136,16 +137,20 @@ impl LocalReply<'_> {
         self.headers.remove_known(Known::ContentLength);
         if !self.body.is_empty() {
             scratch.value.clear();
-            for byte in self.body.iter() {
-                // Source: gRPC over HTTP/2, `Percent-Encoded`.
-                let _ = match byte {
-                    b'%' | 0x00..0x20 | 0x7f.. => write!(scratch.value, "%{byte:02X}"),
-                    _ => scratch.value.write_all(&[*byte]),
-                };
-            }
+            write_grpc_message(self.body, &mut scratch.value);
             self.headers.set_known(Known::GrpcMessage, &scratch.value);
             self.body.clear();
         }
+    }
+}
+
+/// Writes `text` as a value of `grpc-message`. Source: gRPC over HTTP/2, `Percent-Encoded`.
+pub fn write_grpc_message(text: &[u8], out: &mut Vec<u8>) {
+    for byte in text {
+        let _ = match byte {
+            b'%' | 0x00..0x20 | 0x7f.. => write!(out, "%{byte:02X}"),
+            _ => out.write_all(&[*byte]),
+        };
     }
 }
 

@@ -438,6 +438,63 @@ stat_group! {
 }
 
 stat_group! {
+    /// `cluster.<name>.grpc.` and `cluster.<name>.grpc-web.`, with `<service>.<method>.` where methods are told apart
+    GrpcStat {
+        Status0 = Counter "0" late,
+        Status1 = Counter "1" late,
+        Status2 = Counter "2" late,
+        Status3 = Counter "3" late,
+        Status4 = Counter "4" late,
+        Status5 = Counter "5" late,
+        Status6 = Counter "6" late,
+        Status7 = Counter "7" late,
+        Status8 = Counter "8" late,
+        Status9 = Counter "9" late,
+        Status10 = Counter "10" late,
+        Status11 = Counter "11" late,
+        Status12 = Counter "12" late,
+        Status13 = Counter "13" late,
+        Status14 = Counter "14" late,
+        Status15 = Counter "15" late,
+        Status16 = Counter "16" late,
+        Failure = Counter "failure" late,
+        RequestMessageCount = Counter "request_message_count" late,
+        ResponseMessageCount = Counter "response_message_count" late,
+        Success = Counter "success" late,
+        Total = Counter "total" late,
+        UpstreamRqTime = Histogram "upstream_rq_time" late,
+    }
+}
+
+impl GrpcStat {
+    /// The counter of a `grpc-status`; `None` for what is none of gRPC's.
+    pub fn of_status(status: &[u8]) -> Option<Self> {
+        const STATUSES: [GrpcStat; 17] = [
+            GrpcStat::Status0,
+            GrpcStat::Status1,
+            GrpcStat::Status2,
+            GrpcStat::Status3,
+            GrpcStat::Status4,
+            GrpcStat::Status5,
+            GrpcStat::Status6,
+            GrpcStat::Status7,
+            GrpcStat::Status8,
+            GrpcStat::Status9,
+            GrpcStat::Status10,
+            GrpcStat::Status11,
+            GrpcStat::Status12,
+            GrpcStat::Status13,
+            GrpcStat::Status14,
+            GrpcStat::Status15,
+            GrpcStat::Status16,
+        ];
+        STATUSES
+            .into_iter()
+            .find(|stat| Self::DEFINITIONS.get(stat.index()).is_some_and(|it| it.name.as_bytes() == status))
+    }
+}
+
+stat_group! {
     /// One endpoint, as `/clusters` shows it; never in `/stats`.
     HostStat {
         CxActive = Gauge "cx_active",

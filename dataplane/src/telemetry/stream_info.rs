@@ -109,6 +109,8 @@ pub struct StreamInfo {
     pub local_reply: bool,
     /// Unique id of this stream (`STREAM_ID`).
     pub stream_id: u64,
+    /// The request came as gRPC Web and went on as gRPC.
+    pub is_grpc_web: bool,
 }
 
 impl StreamInfo {

@@ -44,7 +44,7 @@ pub fn parse(
     let http2 = config.http2_protocol_options.as_ref();
     let http2 = context.within("http2_protocol_options", |context| http2_options::parse(http2, context));
     let routes = route_table(bytes, config, context);
-    let router = http_filters::parse("http_filters", &config.http_filters, context);
+    let filters = http_filters::parse("http_filters", &config.http_filters, context);
     let edge = edge_options(config, &common, context);
     let local_reply = match &config.local_reply_config {
         Some(config) => context.within("local_reply_config", |context| LocalReplyMapper::parse(config, context)),
@@ -56,7 +56,7 @@ pub fn parse(
     header_value("server_name", &config.server_name, context);
     let server_name = if config.server_name.is_empty() { "envoy" } else { &config.server_name };
     context.problems.clean_since(start)?;
-    let (routes, edge) = (routes?, edge?);
+    let (routes, edge, (filters, router)) = (routes?, edge?, filters?);
     let registry = &context.registry;
     let request_options = RequestOptions {
         limits: Limits {
@@ -95,7 +95,8 @@ pub fn parse(
         log_on_new_request,
         log_interval,
         upgrades: upgrades?,
-        router: router?,
+        filters,
+        router,
         proxy_100_continue: config.proxy_100_continue,
         stream_error_on_invalid_message: stream_error_on_invalid_message(config),
     })
