@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::message::{self, Body, Fields, Framing, Head};
+use crate::tls::{Seen, TlsClient, TlsStream};
 
 /// Where a connection goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +88,7 @@ pub struct Connection {
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream>),
 }
 
 impl Connection {
@@ -108,27 +110,49 @@ impl Connection {
         Ok(Self { stream, buffer: Vec::new(), patience, ended: None })
     }
 
+    /// Whether no TLS was begun on it.
+    pub fn is_plain(&self) -> bool {
+        !matches!(self.stream, Stream::Tls(_))
+    }
+
+    /// Completes a TLS handshake on a TCP connection; what the client saw of it, and how it failed where it did.
+    pub fn start_tls(self, client: &TlsClient) -> (Seen, Option<Self>) {
+        let Self { stream, patience, .. } = self;
+        let Stream::Tcp(socket) = stream else { return (Seen::default(), None) };
+        let (seen, stream) = client.handshake(socket, patience);
+        let stream = stream.map(|stream| Stream::Tls(Box::new(stream)));
+        (seen, stream.map(|stream| Self { stream, buffer: Vec::new(), patience, ended: None }))
+    }
+
     /// Sends `bytes`; an error means that the peer has closed.
     pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match &mut self.stream {
             Stream::Tcp(stream) => stream.write_all(bytes),
             Stream::Unix(stream) => stream.write_all(bytes),
+            Stream::Tls(stream) => stream.0.write_all(bytes).and_then(|()| stream.0.flush()),
         }
     }
 
     /// Says that nothing more will be sent.
     pub fn finish(&mut self) {
-        let _ = match &self.stream {
+        let _ = match &mut self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tls(stream) => {
+                stream.0.conn.send_close_notify();
+                let _ = stream.0.flush();
+                stream.0.sock.shutdown(Shutdown::Write)
+            }
         };
     }
 
     /// Ends the connection with a reset instead of an orderly close.
     pub fn reset(self) {
-        if let Stream::Tcp(stream) = self.stream {
-            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-        }
+        let _ = match &self.stream {
+            Stream::Tcp(stream) => socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)),
+            Stream::Tls(stream) => socket2::SockRef::from(&stream.0.sock).set_linger(Some(Duration::ZERO)),
+            Stream::Unix(_) => Ok(()),
+        };
     }
 
     /// Reads the reply to a request whose method was `method`, with the interim replies before it.
@@ -213,11 +237,21 @@ impl Connection {
         let set = |stream: &Stream, nonblocking| match stream {
             Stream::Tcp(stream) => stream.set_nonblocking(nonblocking),
             Stream::Unix(stream) => stream.set_nonblocking(nonblocking),
+            Stream::Tls(stream) => stream.0.sock.set_nonblocking(nonblocking),
         };
         let _ = set(&self.stream, true);
         let looked = self.receive(self.patience);
         let _ = set(&self.stream, false);
         looked
+    }
+
+    /// Every byte until the peer ends the connection or says nothing for as long as the client is patient, and how that ended.
+    pub fn rest(&mut self) -> (Vec<u8>, End) {
+        loop {
+            if let Err(end) = self.receive(self.patience) {
+                return (std::mem::take(&mut self.buffer), end);
+            }
+        }
     }
 
     /// Bytes that arrived and belong to no reply yet.
@@ -234,6 +268,7 @@ impl Connection {
         let read = match &mut self.stream {
             Stream::Tcp(stream) => stream.set_read_timeout(patience).and_then(|()| stream.read(&mut chunk)),
             Stream::Unix(stream) => stream.set_read_timeout(patience).and_then(|()| stream.read(&mut chunk)),
+            Stream::Tls(stream) => stream.0.sock.set_read_timeout(patience).and_then(|()| stream.0.read(&mut chunk)),
         };
         let end = match read {
             Ok(0) => End::Closed,

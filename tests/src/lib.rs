@@ -11,3 +11,4 @@ pub mod message;
 pub mod ports;
 pub mod program;
 pub mod proxy;
+pub mod tls;

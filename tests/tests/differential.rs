@@ -16,7 +16,7 @@ const THREADS: usize = 3;
 /// Differences printed for one theme; the report file has all.
 const SHOWN_MAX: usize = 40;
 /// The suite promises at least this many requests.
-const REQUESTS_MIN: usize = 250;
+const REQUESTS_MIN: usize = 400;
 
 #[test]
 fn torus_proxy_behaves_as_envoy() {

@@ -8,7 +8,6 @@
 //! cut without a word, resets the other side: nobody takes what was cut for whole.
 
 use std::future::poll_fn;
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -78,10 +77,8 @@ impl TcpProxy {
         let rest = match self.connect(core, connection).await {
             Some(mut lease) => match lease.stream() {
                 Some(UpstreamStream::Http1(upstream)) => {
-                    let rest = self.pass(core, connection, &mut upstream.socket).await;
-                    if rest == Rest::Gone {
-                        upstream.is_closed_by_peer = true;
-                    }
+                    let (rest, by_endpoint) = self.pass(core, connection, &mut upstream.socket).await;
+                    upstream.is_closed_by_peer = by_endpoint;
                     rest
                 }
                 Some(UpstreamStream::Http2(_)) | None => Rest::Close,
@@ -129,11 +126,13 @@ impl TcpProxy {
         None
     }
 
-    /// Passes bytes both ways until both sides have ended, a limit is reached or the listener has drained.
-    async fn pass(&self, core: &CoreState, connection: &mut Connection, upstream: &mut Transport) -> Rest {
+    /// Passes bytes both ways until both sides have ended, a limit is reached or the listener has drained; whether the endpoint
+    /// was what ended it, as the one that ended last or broke.
+    async fn pass(&self, core: &CoreState, connection: &mut Connection, upstream: &mut Transport) -> (Rest, bool) {
         let listener = Rc::clone(&connection.listener);
         let client = &mut connection.client.socket;
         let (mut up, mut down) = (Direction::default(), Direction::default());
+        let mut endpoint_ended_first = false;
         let mut last_byte = core.ring.now();
         let ends_at = self.duration_max.map(|max| connection.opened_at + max);
         let mut timer = core.ring.timer();
@@ -153,25 +152,27 @@ impl TcpProxy {
                 last_byte = now;
             }
             match (sent, received) {
-                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(Rest::Abort),
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Rest::Gone),
+                (Poll::Ready(Err(broken)), _) => return Poll::Ready((Rest::Abort, broken == Broken::To)),
+                (_, Poll::Ready(Err(broken))) => return Poll::Ready((Rest::Abort, broken == Broken::From)),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready((Rest::Gone, !endpoint_ended_first)),
+                (Poll::Pending, Poll::Ready(Ok(()))) => endpoint_ended_first = true,
                 _ => {}
             }
             // The worker wakes this task when that is so.
             if core.lifecycle.drain_time_is_over(&listener) {
-                return Poll::Ready(Rest::Close);
+                return Poll::Ready((Rest::Close, false));
             }
             while set_for.is_some() && timer.poll_expired(cx).is_ready() {
                 if ends_at.is_some_and(|at| at <= now) {
                     self.stats.increment(core.core, TcpStat::MaxDownstreamConnectionDuration);
-                    return Poll::Ready(Rest::Close);
+                    return Poll::Ready((Rest::Close, false));
                 }
                 set_for = due(last_byte);
                 match set_for {
                     Some(at) if at > now => timer.set(at),
                     _ => {
                         self.stats.increment(core.core, TcpStat::IdleTimeout);
-                        return Poll::Ready(Rest::Close);
+                        return Poll::Ready((Rest::Close, false));
                     }
                 }
             }
@@ -188,12 +189,19 @@ struct Direction {
     has_ended: bool,
 }
 
+/// Which end of a direction broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    From,
+    To,
+}
+
 impl Direction {
     /// Ready when `from` has ended and `to` was sent everything.
-    fn poll(&mut self, from: &mut Transport, to: &mut Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll(&mut self, from: &mut Transport, to: &mut Transport, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         while !self.has_ended {
-            ready!(to.poll_drained(cx, QUEUED_BYTES_MAX))?;
-            match ready!(from.poll_recv(cx))? {
+            ready!(to.poll_drained(cx, QUEUED_BYTES_MAX)).map_err(|_| Broken::To)?;
+            match ready!(from.poll_recv(cx)).map_err(|_| Broken::From)? {
                 Some(chunk) => {
                     self.chunks += 1;
                     to.write(chunk);
@@ -204,7 +212,7 @@ impl Direction {
                 }
             }
         }
-        to.poll_drained(cx, 0)
+        to.poll_drained(cx, 0).map_err(|_| Broken::To)
     }
 }
 

@@ -125,6 +125,7 @@ type Parameters = (CryptoProvider, Vec<&'static SupportedProtocolVersion>);
 fn parameters(common: &proto::CommonTlsContext, context: &mut ParseContext) -> Result<Parameters, Refused> {
     use proto::tls_parameters::TlsProtocol;
     let mut provider = aws_lc_rs::default_provider();
+    names::sort_by_preference(&mut provider.cipher_suites);
     let Some(config) = &common.tls_params else { return Ok((provider, vec![&version::TLS13, &version::TLS12])) };
     context.within("tls_params", |context| {
         let minimum = match config.tls_minimum_protocol_version() {

@@ -1,5 +1,6 @@
 //! TLS that ends here: what a filter chain offers to clients.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,6 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A DownstreamTlsContext, compiled. Its tickets open no session of another one, and none of its older versions.
 pub struct ServerTls {
     config: Arc<ServerConfig>,
-    /// The identity of the first certificate, for formats.
-    local: Option<Arc<Identity>>,
     proves_identity: bool,
     /// `listener.<address>.ssl.`
     pub stats: Arc<Stats<TlsStat>>,
@@ -64,7 +63,6 @@ impl ServerTls {
                 required: parts.require_client_certificate,
             })),
         };
-        let local = parts.certificates.first().map(|first| Arc::clone(&first.identity));
         let mut config = builder.with_cert_resolver(Arc::new(ByName {
             certificates: parts.certificates,
             require_sni: parts.require_sni,
@@ -79,15 +77,13 @@ impl ServerTls {
         } else {
             config.send_tls13_tickets = 0;
         }
-        Ok(Self { config: Arc::new(config), local, proves_identity, stats: parts.stats })
+        Ok(Self { config: Arc::new(config), proves_identity, stats: parts.stats })
     }
 
     /// Begins a handshake as the server.
     pub fn accept(&self, socket: Socket, ring: &Ring) -> Result<TlsSession, TlsError> {
         let connection = ServerConnection::new(Arc::clone(&self.config)).map_err(TlsError::Protocol)?;
-        let mut session = TlsSession::new(socket, ring, Connection::Server(connection), self.proves_identity);
-        session.set_local(self.local.clone());
-        Ok(session)
+        Ok(TlsSession::new(socket, ring, Connection::Server(connection), self.proves_identity))
     }
 
     /// Counts a completed handshake.
@@ -129,6 +125,16 @@ pub(super) fn count_failure(stats: &Stats<TlsStat>, core: Core, error: &TlsError
     stats.increment(core, stat);
 }
 
+thread_local! {
+    /// Whom the certificate that this thread chose last belongs to. The session that asked for it takes it at once.
+    static CHOSEN: RefCell<Option<Arc<Identity>>> = const { RefCell::new(None) };
+}
+
+/// Whom the certificate belongs to that the session at work has just chosen, if it has.
+pub(super) fn take_chosen() -> Option<Arc<Identity>> {
+    CHOSEN.take()
+}
+
 /// Chooses a certificate by the name that the client asks for: one with that very name, else one whose wildcard covers it, else
 /// the first. Among those, the first whose key the client can check.
 #[derive(Debug)]
@@ -142,7 +148,10 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let schemes = hello.signature_schemes();
         let usable = |certificate: &&Certificate| certificate.key.key.choose_scheme(schemes).is_some();
-        let key = |certificate: &Certificate| Arc::clone(&certificate.key);
+        let key = |certificate: &Certificate| {
+            CHOSEN.set(Some(Arc::clone(&certificate.identity)));
+            Arc::clone(&certificate.key)
+        };
         let Some(name) = hello.server_name() else {
             if self.require_sni {
                 return None;

@@ -17,13 +17,15 @@ use torus_ring::{Chunk, Part, Ring, Socket};
 
 use super::identity::Identity;
 use super::names;
+use super::server::take_chosen;
+use super::validate::NameMismatch;
 use crate::transport::TlsInfo;
 
 /// Why a TLS connection could not be set up or kept.
 #[derive(Clone, Debug, ThisError)]
 pub enum TlsError {
     /// A rule of the protocol or of the certificate check; the peer was sent the alert that says so.
-    #[error("{0}")]
+    #[error("{}", text(.0))]
     Protocol(Error),
     /// The socket failed.
     #[error("{0:?}")]
@@ -45,11 +47,20 @@ impl TlsError {
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                     CertificateFault::Name
                 }
+                error if NameMismatch::is_in(error) => CertificateFault::Name,
                 CertificateError::ApplicationVerificationFailure => CertificateFault::Pin,
                 _ => CertificateFault::Chain,
             }),
             Self::Protocol(_) | Self::Io(_) | Self::Closed | Self::Late => None,
         }
+    }
+}
+
+/// What rustls says, with the words of our own checks in place of their type.
+fn text(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => format!("invalid peer certificate: {}", other.0),
+        error => error.to_string(),
     }
 }
 
@@ -250,7 +261,11 @@ impl TlsSession {
             if chunk.is_empty() {
                 self.input = None;
             }
-            match self.connection.process_new_packets() {
+            let processed = self.connection.process_new_packets();
+            if was_handshaking && let Some(chosen) = take_chosen() {
+                self.local = Some(chosen);
+            }
+            match processed {
                 Ok(state) => {
                     self.plain_bytes = state.plaintext_bytes_to_read();
                     self.peer_has_closed = state.peer_has_closed();

@@ -148,12 +148,12 @@ impl Validation {
         }
         let identity = Identity::parse(chain).map_err(|_| CertificateError::BadEncoding)?;
         if name.is_some_and(|name| !identity_has(&identity, name)) {
-            return Err(CertificateError::NotValidForName.into());
+            return Err(NameMismatch::error());
         }
         if !self.names.is_empty() {
             let mut memory = RegexMemory::default();
             if !self.names.iter().any(|matcher| matcher.matches(&identity, &mut memory)) {
-                return Err(CertificateError::NotValidForName.into());
+                return Err(NameMismatch::error());
             }
         }
         let has_pins = !self.certificate_pins.is_empty() || !self.key_pins.is_empty();
@@ -230,6 +230,22 @@ fn identity_has(identity: &Identity, name: &ServerName<'_>) -> bool {
     }
 }
 
+/// No name of the certificate is among those allowed. Its alert is certificate_unknown (RFC 8446 §6.2).
+#[derive(Debug, thiserror::Error)]
+#[error("no name in it is allowed")]
+pub(super) struct NameMismatch;
+
+impl NameMismatch {
+    fn error() -> Error {
+        CertificateError::Other(rustls::OtherError(Arc::new(Self))).into()
+    }
+
+    /// Whether that is what `error` says.
+    pub(super) fn is_in(error: &CertificateError) -> bool {
+        matches!(error, CertificateError::Other(other) if other.0.is::<Self>())
+    }
+}
+
 fn failure(error: webpki::Error) -> Error {
     use webpki::Error as Cause;
     match error {
@@ -237,7 +253,8 @@ fn failure(error: webpki::Error) -> Error {
         Cause::CertNotValidYet { .. } => CertificateError::NotValidYet,
         Cause::CertRevoked => CertificateError::Revoked,
         Cause::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
-        Cause::UnknownIssuer | Cause::CaUsedAsEndEntity => CertificateError::UnknownIssuer,
+        Cause::UnknownIssuer | Cause::CaUsedAsEndEntity | Cause::EndEntityUsedAsCa => CertificateError::UnknownIssuer,
+        Cause::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
         Cause::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         Cause::BadDer | Cause::BadDerTime | Cause::TrailingData(_) => CertificateError::BadEncoding,
         error => CertificateError::Other(rustls::OtherError(Arc::new(error))),

@@ -17,7 +17,7 @@ use torus_codec::{BodyLength, HeaderMap, RequestMethod, ResponseHead, Unencodabl
 use torus_ring::{Nanos, Ring, Timer};
 
 use super::connection::{Place, Upstream};
-use super::pool::{AcquireError, Answer, Chosen, Lease, PendingPermit, Pools, WaitForConnection, count_ended};
+use super::pool::{AcquireError, Answer, Carried, Chosen, Lease, PendingPermit, Pools, WaitForConnection, count_ended};
 use crate::cluster::{HostIndex, Priority, Resource};
 use crate::config::address::Address;
 use crate::telemetry::names::{ClusterStat, HostStat};
@@ -224,7 +224,7 @@ impl Pools {
                 && let Some(counted) = self.may_connect(chosen, priority)?
             {
                 let connecting = Connecting::new(self, chosen);
-                let upstream = self.connect(chosen, priority, counted, true).await?;
+                let upstream = self.connect(chosen, priority, counted, Carried::Http2).await?;
                 drop(connecting);
                 self.open_http2(chosen, upstream)?;
                 continue;

@@ -108,6 +108,14 @@ pub struct Chosen {
     epoch: u32,
 }
 
+/// What a connection is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    Bytes,
+    Http1,
+    Http2,
+}
+
 /// Why a request got no connection.
 #[derive(Debug)]
 pub enum AcquireError {
@@ -257,7 +265,7 @@ impl Pools {
     pub async fn acquire_whole(self: &Rc<Self>, chosen: &Chosen, priority: Priority) -> Result<Lease, AcquireError> {
         let pending = PendingPermit::new(self, chosen.cluster, priority)?;
         let counted = self.may_connect(chosen, priority)?.ok_or(AcquireError::PendingOverflow)?;
-        let upstream = self.connect(chosen, priority, counted, false).await?;
+        let upstream = self.connect(chosen, priority, counted, Carried::Bytes).await?;
         drop(pending);
         self.attach(upstream, priority)
     }
@@ -273,7 +281,7 @@ impl Pools {
                 pending = Some(PendingPermit::new(self, chosen.cluster, priority)?);
             }
             if let Some(counted) = self.may_connect(chosen, priority)? {
-                let upstream = self.connect(chosen, priority, counted, false).await?;
+                let upstream = self.connect(chosen, priority, counted, Carried::Http1).await?;
                 drop(pending);
                 return self.attach(upstream, priority);
             }
@@ -412,15 +420,21 @@ impl Pools {
         chosen: &Chosen,
         priority: Priority,
         counted: Counted,
-        http2: bool,
+        carried: Carried,
     ) -> Result<Box<Upstream>, AcquireError> {
         let (options, timeout, tls) = {
             let mut state = self.state.borrow_mut();
             let pool = state.existing(chosen.cluster).ok_or(AcquireError::HostGone)?;
             let cluster = &pool.cluster;
             cluster.stats.increment(self.core, ClusterStat::UpstreamCxTotal);
-            let by_version = if http2 { ClusterStat::UpstreamCxHttp2Total } else { ClusterStat::UpstreamCxHttp1Total };
-            cluster.stats.increment(self.core, by_version);
+            let by_version = match carried {
+                Carried::Bytes => None,
+                Carried::Http1 => Some(ClusterStat::UpstreamCxHttp1Total),
+                Carried::Http2 => Some(ClusterStat::UpstreamCxHttp2Total),
+            };
+            if let Some(by_version) = by_version {
+                cluster.stats.increment(self.core, by_version);
+            }
             cluster.stats.increment(self.core, ClusterStat::UpstreamCxActive);
             if let Some(host) = pool.place(chosen).and_then(|place| cluster.endpoints.hosts.get(place.0 as usize)) {
                 host.stats.increment(self.core, HostStat::CxTotal);
@@ -449,7 +463,7 @@ impl Pools {
         // The connect timeout counts the handshake too.
         let connected = match (connected, tls) {
             (Some(Ok(socket)), Some((tls, host_name))) => {
-                self.handshake(socket, &tls, &host_name, chosen, http2, &mut timer).await
+                self.handshake(socket, &tls, &host_name, chosen, carried == Carried::Http2, &mut timer).await
             }
             (connected, _) => connected.map(|connected| connected.map(Transport::from)),
         };

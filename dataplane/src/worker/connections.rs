@@ -271,6 +271,10 @@ pub(super) fn choose(
         may_be_http2 = manager.codec == CodecType::Auto;
         manager.stats.increment(core.core, HttpStat::DownstreamCxTotal);
         manager.stats.increment(core.core, HttpStat::DownstreamCxActive);
+        if chain.tls.is_some() {
+            manager.stats.increment(core.core, HttpStat::DownstreamCxSslTotal);
+            manager.stats.increment(core.core, HttpStat::DownstreamCxSslActive);
+        }
     }
     info.id = core.next_connection_id();
     info.chain = index;
@@ -311,12 +315,18 @@ pub(super) fn close_ended(core: &Rc<CoreState>, ended: EndedConnection, rest: Re
     if let Some(manager) = chain.http() {
         linger = manager.timeouts.delayed_close;
         manager.stats.decrement(core.core, HttpStat::DownstreamCxActive);
+        if chain.tls.is_some() {
+            manager.stats.decrement(core.core, HttpStat::DownstreamCxSslActive);
+        }
         if ended.is_http1 {
             manager.stats.decrement(core.core, HttpStat::DownstreamCxHttp1Active);
         }
         manager.stats.increment(core.core, HttpStat::DownstreamCxDestroy);
+        // A handshake that failed was ended by what the peer sent.
+        let has_failed = rest == Rest::Close && ended.socket.as_ref().is_some_and(Transport::is_handshaking);
         let by_whom = match rest {
             Rest::Gone => HttpStat::DownstreamCxDestroyRemote,
+            _ if has_failed => HttpStat::DownstreamCxDestroyRemote,
             Rest::Idle | Rest::Close | Rest::Abort | Rest::Http2 | Rest::Raw => HttpStat::DownstreamCxDestroyLocal,
         };
         manager.stats.increment(core.core, by_whom);

@@ -65,11 +65,9 @@ pub(super) fn assemble(theme: &Theme, places: &Places) -> Value {
     });
     merge(&mut hcm, &theme.hcm);
     let mut addresses = theme.listen.iter().enumerate().map(|(index, listen)| address(*listen, index, places));
-    let mut listener = json!({
-        "name": "main",
-        "address": addresses.next(),
-        "filter_chains": [{"filters": [{"name": "hcm", "typed_config": hcm}]}],
-    });
+    let mut chain = json!({"filters": [{"name": "hcm", "typed_config": hcm}]});
+    merge(&mut chain, &theme.chain);
+    let mut listener = json!({"name": "main", "address": addresses.next(), "filter_chains": [chain]});
     let additional: Vec<Value> = addresses.map(|address| json!({"address": address})).collect();
     if !additional.is_empty() {
         listener["additional_addresses"] = additional.into();
@@ -77,11 +75,15 @@ pub(super) fn assemble(theme: &Theme, places: &Places) -> Value {
     merge(&mut listener, &theme.listener);
     let mut bootstrap = json!({
         "node": {"id": "test-node", "cluster": "test-cluster"},
-        "static_resources": {"listeners": [listener], "clusters": clusters(theme)},
+        "static_resources": {"listeners": listeners(theme, listener), "clusters": clusters(theme)},
     });
     merge(&mut bootstrap, &theme.bootstrap);
     fill(&mut bootstrap, places);
     bootstrap
+}
+
+fn listeners(theme: &Theme, main: Value) -> Vec<Value> {
+    std::iter::once(main).chain(theme.more_listeners.iter().cloned()).collect()
 }
 
 fn access_logs(theme: &Theme) -> Value {

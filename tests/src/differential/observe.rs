@@ -147,7 +147,8 @@ fn is_timestamp(text: &str) -> bool {
     text.len() >= 20 && text.starts_with("20") && text.as_bytes().get(10) == Some(&b'T') && text.ends_with('Z')
 }
 
-fn clip(bytes: &[u8]) -> String {
+/// `bytes` as text; long ones by length and hash.
+pub(super) fn clip(bytes: &[u8]) -> String {
     if bytes.len() <= 512 {
         return message::latin1(bytes);
     }

@@ -13,9 +13,10 @@ use super::bootstrap::{self, Places};
 use super::observe::{self, Observed};
 use super::theme::{BackendKind, Listen, Request, Theme};
 use crate::backend::{Backend, Journal};
-use crate::client::{Connection, Target};
+use crate::client::{Connection, End, Target};
 use crate::ports::free_port;
 use crate::proxy::Proxy;
+use crate::tls;
 
 /// What was seen of one theme: each case, and `(theme)` for what belongs to no single request.
 pub type Run = BTreeMap<String, BTreeMap<String, String>>;
@@ -25,6 +26,9 @@ const THEME: &str = "(theme)";
 /// Parts of names of stats that are not compared: how bytes were cut into reads is chance, and admin is used by the
 /// suite itself. Flow control depends on how fast both ends are.
 const NOT_COMPARED: &[&str] = &["_bytes_buffered", "listener.admin.", "_bytes_total", "flow_control"];
+/// Beginnings of names of stats that are compared.
+const SCOPES: &[&str] =
+    &["http.test.", "cluster.", "listener.", "tcp.", "tls_inspector.", "http_inspector.", "proxy_proto."];
 /// Bounds each wait of the client for bytes; longer than every timeout in the themes.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -40,6 +44,7 @@ pub fn run(theme: &Theme, binaries: &[PathBuf]) -> Vec<Result<Run, String>> {
     for (name, text) in &theme.scripts {
         journal.script(name, text.as_bytes());
     }
+    tls::write_certificates(folder.path(), &theme.certificates);
     let mut backends = Vec::new();
     let mut ports = BTreeMap::new();
     for (label, kind) in &theme.backends {
@@ -151,6 +156,16 @@ impl Passage<'_> {
                 return observed;
             }
         };
+        if let Some(client) = &request.tls
+            && connection.is_plain()
+        {
+            let (seen, secured) = connection.start_tls(&client.in_folder(self.folder));
+            observed.extend(seen.0);
+            match secured {
+                Some(secured) => connection = secured,
+                None => return observed,
+            }
+        }
         let pieces = request.pieces();
         for (index, piece) in pieces.iter().enumerate() {
             if index > 0 {
@@ -184,6 +199,12 @@ impl Passage<'_> {
         kept: &mut HashMap<String, Connection>,
         observed: &mut Observed,
     ) {
+        if request.until_end {
+            let (bytes, end) = connection.rest();
+            observed.insert("received".into(), observe::clip(&bytes));
+            observed.insert("connection".into(), if end == End::Timeout { "open" } else { "closed" }.into());
+            return;
+        }
         let count = request.responses.unwrap_or(1);
         let mut closing = false;
         for index in 0..count {
@@ -238,7 +259,7 @@ impl Passage<'_> {
         }
         for (name, value) in self.settled_stats() {
             let delta = i128::from(value) - i128::from(before.get(&name).copied().unwrap_or(0));
-            let scoped = ["http.test.", "cluster.", "listener."].iter().any(|scope| name.starts_with(scope));
+            let scoped = SCOPES.iter().any(|scope| name.starts_with(scope));
             if delta != 0 && scoped && !NOT_COMPARED.iter().any(|part| name.contains(part)) {
                 whole.insert(format!("stats.{name}"), delta.to_string());
             }
@@ -251,8 +272,14 @@ impl Passage<'_> {
         let deadline = Instant::now() + Duration::from_secs(3);
         loop {
             let stats = self.proxy.stats();
-            let active = |name: &str| stats.get(name).copied().unwrap_or(0);
-            let idle = active("http.test.downstream_cx_active") == 0 && active("http.test.downstream_rq_active") == 0;
+            let is_activity = |name: &str| {
+                name.starts_with("http.test.")
+                    && (name.ends_with("downstream_cx_active") || name.ends_with("rq_active"))
+                    || name.starts_with("listener.")
+                        && !name.starts_with("listener.admin.")
+                        && (name.ends_with(".downstream_cx_active") || name.ends_with(".downstream_pre_cx_active"))
+            };
+            let idle = stats.iter().all(|(name, value)| *value == 0 || !is_activity(name));
             if idle || Instant::now() >= deadline {
                 return stats;
             }

@@ -7,6 +7,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::tls::{Certificate, TlsClient};
+
 /// One configuration and the requests sent through it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,9 +39,18 @@ pub struct Theme {
     /// Clusters besides the one that each backend gets under its label. `endpoints` is short for a load assignment.
     #[serde(default)]
     pub clusters: Vec<Map<String, Value>>,
+    /// Merged into the listener's only filter chain.
+    #[serde(default)]
+    pub chain: Map<String, Value>,
     /// Merged into the listener.
     #[serde(default)]
     pub listener: Map<String, Value>,
+    /// Whole listeners besides the one under test, for instance as endpoints of its clusters on a port of a `closed` backend.
+    #[serde(default)]
+    pub more_listeners: Vec<Value>,
+    /// Certificates in `${folder}/NAME.pem` and `${folder}/NAME.key`.
+    #[serde(default)]
+    pub certificates: BTreeMap<String, Certificate>,
     /// Merged into the bootstrap.
     #[serde(default)]
     pub bootstrap: Map<String, Value>,
@@ -118,6 +129,10 @@ pub struct Request {
     pub trailers: Vec<String>,
     /// Exact bytes instead of all the above, in pieces sent 30 ms apart; `$case` is replaced.
     pub raw: Option<Vec<String>>,
+    /// The client speaks TLS.
+    pub tls: Option<TlsClient>,
+    /// Reads to the end of the connection instead of replies.
+    pub until_end: bool,
     /// Replies to read; 1 by default.
     pub responses: Option<usize>,
     /// Label of a connection kept for later requests.
@@ -212,6 +227,9 @@ impl Request {
                 .for_each(fill);
             request.headers.iter_mut().for_each(fill);
             request.raw.iter_mut().flatten().for_each(fill);
+            if let Some(tls) = &mut request.tls {
+                tls.sni.iter_mut().chain(&mut tls.alpn).chain(&mut tls.certificate).for_each(fill);
+            }
             request
         };
         values.iter().enumerate().map(one).collect()

@@ -92,6 +92,10 @@ pub(super) fn apply(
         scratch.extend_from_slice(peer.subject.as_bytes());
         scratch.push(b'"');
     }
+    // Without any the key stands alone, as in Envoy.
+    if details.uri && peer.uris.is_empty() {
+        element(scratch, from, "URI=", "");
+    }
     for uri in peer.uris.iter().filter(|_| details.uri) {
         element(scratch, from, "URI=", uri);
     }

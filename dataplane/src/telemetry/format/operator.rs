@@ -8,7 +8,7 @@ use torus_codec::headers::{HeaderMap, HeaderName, Known};
 
 use super::FormatContext;
 use super::time::TimeFormat;
-use super::tls::{Side, TlsFact};
+use super::tls::{Side, TlsFact, ValidityEdge};
 use crate::config::address::Address;
 use crate::route::parameters::{is_grpc, query_value, without_query};
 use crate::telemetry::stream_info::{ResponseFlag, StreamInfo};
@@ -21,6 +21,8 @@ pub(super) enum Operator {
     /// Needs a feature that has no value to give.
     Absent,
     StartTime(TimeFormat),
+    /// Where the validity of a client's certificate begins or ends.
+    PeerValidity(ValidityEdge, TimeFormat),
     EmitTime(TimeFormat),
     Count(Count),
     Time(Span),
@@ -222,6 +224,7 @@ impl Operator {
             Self::Constant(text) => out.extend_from_slice(text.as_bytes()),
             Self::Absent => return None,
             Self::StartTime(format) => format.write(info.start?, out),
+            Self::PeerValidity(edge, format) => format.write(edge.of(info.downstream_tls.as_deref()?)?, out),
             Self::EmitTime(format) => format.write(context.now, out),
             Self::Count(count) => decimal(out, count.of(info)),
             Self::Time(span) => decimal(out, span.of(context)?),

@@ -7,6 +7,7 @@ use super::operator::{
     Which,
 };
 use super::time::{self, TimeFormat};
+use super::tls::ValidityEdge;
 
 /// A stretch of a format.
 #[derive(Debug)]
@@ -103,6 +104,8 @@ impl<'a> Command<'a> {
         }
         Ok(match self.name {
             "START_TIME" => self.without_length(Operator::StartTime(self.time_format(time::DEFAULT)?))?,
+            "DOWNSTREAM_PEER_CERT_V_START" => self.without_length(self.peer_validity(ValidityEdge::Begin)?)?,
+            "DOWNSTREAM_PEER_CERT_V_END" => self.without_length(self.peer_validity(ValidityEdge::End)?)?,
             "START_TIME_LOCAL" => self.without_length(Operator::StartTime(self.time_format(time::DEFAULT_LOCAL)?))?,
             "EMIT_TIME" => self.without_length(Operator::EmitTime(self.time_format(time::DEFAULT)?))?,
             "EMIT_TIME_LOCAL" => self.without_length(Operator::EmitTime(self.time_format(time::DEFAULT_LOCAL)?))?,
@@ -172,6 +175,10 @@ impl<'a> Command<'a> {
             return Err(format!("{} needs parameters", self.name).into());
         }
         Ok(self.parameters)
+    }
+
+    fn peer_validity(&self, edge: ValidityEdge) -> Result<Operator, Wrong> {
+        Ok(Operator::PeerValidity(edge, self.time_format(time::DEFAULT)?))
     }
 
     fn time_format(&self, default: &str) -> Result<TimeFormat, Wrong> {
@@ -411,9 +418,6 @@ const ABSENT: &[&str] = &[
     "DOWNSTREAM_LOCAL_OTHERNAME_SAN",
     "DOWNSTREAM_TLS_SESSION_ID",
     "DOWNSTREAM_PEER_FINGERPRINT_1",
-    "DOWNSTREAM_PEER_CERT",
-    "DOWNSTREAM_PEER_CERT_V_START",
-    "DOWNSTREAM_PEER_CERT_V_END",
     "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256",
     "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
     "DOWNSTREAM_PEER_CHAIN_SERIALS",

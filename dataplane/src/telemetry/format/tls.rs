@@ -1,5 +1,7 @@
 //! Operators about TLS: what the two handshakes established and who the peers are.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use super::FormatContext;
 use crate::transport::TlsInfo;
 
@@ -20,6 +22,7 @@ pub(super) enum TlsFact {
     PeerIssuer,
     PeerSerial,
     PeerFingerprint,
+    PeerCertificate,
     PeerUris,
     PeerDnsNames,
     PeerIps,
@@ -29,6 +32,26 @@ pub(super) enum TlsFact {
     LocalDnsNames,
     LocalIps,
     LocalEmails,
+}
+
+/// An edge of a certificate's validity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ValidityEdge {
+    Begin,
+    End,
+}
+
+impl ValidityEdge {
+    /// When it is for the peer's certificate.
+    pub(super) fn of(self, info: &TlsInfo) -> Option<SystemTime> {
+        let (begin, end) = info.peer.as_ref()?.validity;
+        let seconds = match self {
+            Self::Begin => begin,
+            Self::End => end,
+        };
+        let distance = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }
+    }
 }
 
 /// The fact that an operator of this name writes.
@@ -45,6 +68,7 @@ pub(super) fn named(name: &str) -> Option<(Side, TlsFact)> {
         "PEER_ISSUER" => TlsFact::PeerIssuer,
         "PEER_SERIAL" if side == Side::Downstream => TlsFact::PeerSerial,
         "PEER_FINGERPRINT_256" if side == Side::Downstream => TlsFact::PeerFingerprint,
+        "PEER_CERT" if side == Side::Downstream => TlsFact::PeerCertificate,
         "PEER_URI_SAN" => TlsFact::PeerUris,
         "PEER_DNS_SAN" => TlsFact::PeerDnsNames,
         "PEER_IP_SAN" => TlsFact::PeerIps,
@@ -79,6 +103,7 @@ fn write_of(info: &TlsInfo, fact: TlsFact, out: &mut Vec<u8>) -> Option<()> {
         TlsFact::PeerIssuer => &info.peer.as_ref()?.issuer,
         TlsFact::PeerSerial => &info.peer.as_ref()?.serial,
         TlsFact::PeerFingerprint => &info.peer.as_ref()?.fingerprint,
+        TlsFact::PeerCertificate => info.peer.as_ref()?.escaped_pem(),
         TlsFact::LocalSubject => &info.local.as_ref()?.subject,
         TlsFact::PeerUris => return joined(&info.peer.as_ref()?.uris, out),
         TlsFact::PeerDnsNames => return joined(&info.peer.as_ref()?.dns_names, out),
