@@ -286,7 +286,7 @@ fn both_sides() {
     let log = proxy.folder.path().join("tls.log");
     wait_for("the log", || {
         let text = std::fs::read_to_string(&log).ok()?;
-        text.contains("x.b.example.com TLSv1.2 spiffe://mesh/a").then_some(())
+        text.contains("x.b.example.com TLSv1.2 spiffe://mesh/b").then_some(())
     });
 
     // Client certificates.
