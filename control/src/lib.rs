@@ -1,5 +1,6 @@
 //! The control plane: what users write for Istio and Kubernetes comes in, Envoy's v3 API goes out.
 
+pub mod analyze;
 pub mod ctl;
 pub mod daemon;
 pub mod evaluate;

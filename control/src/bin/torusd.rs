@@ -32,6 +32,9 @@ struct Flags {
     /// Namespace whose configuration holds for the whole mesh; its ConfigMap `istio` is the mesh configuration
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
     root_namespace: String,
+    /// File with the mesh configuration (MeshConfig as YAML), read once, for folders without a ConfigMap `istio`
+    #[arg(long, value_name = "FILE")]
+    mesh_config: Option<PathBuf>,
     /// Changes of files this close together are taken up as one
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     debounce_ms: u64,
@@ -58,17 +61,22 @@ fn main() -> ExitCode {
         .with_target(false)
         .with_ansi(false)
         .init();
+    let mut mesh = MeshOptions {
+        short_name_suffix: format!(".svc.{}", flags.domain),
+        domain: flags.domain,
+        root_namespace: flags.root_namespace,
+        ..MeshOptions::default()
+    };
+    if let Some(error) = flags.mesh_config.as_deref().and_then(|path| mesh.read_mesh_config(path).err()) {
+        eprintln!("torusd: --mesh-config {error}");
+        return ExitCode::from(2);
+    }
     let options = Options {
         folder: flags.config_folder,
         status_file: flags.status_file,
         xds_address: flags.xds_address,
         http_address: flags.http_address,
-        mesh: MeshOptions {
-            short_name_suffix: format!(".svc.{}", flags.domain),
-            domain: flags.domain,
-            root_namespace: flags.root_namespace,
-            ..MeshOptions::default()
-        },
+        mesh,
         debounce: Duration::from_millis(flags.debounce_ms),
         connection_age_max: (flags.connection_age_max_s > 0).then(|| Duration::from_secs(flags.connection_age_max_s)),
     };

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::model::MeshOptions;
 pub use client::ClientError;
 pub use output::Format;
 
@@ -52,6 +53,35 @@ struct Server {
     /// HTTP address of torusd
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15014", env = "TORUSD_HTTP_ADDRESS")]
     http_address: String,
+}
+
+/// What does not come from objects.
+#[derive(Args, Clone)]
+struct MeshFlags {
+    /// File with the mesh configuration (MeshConfig as YAML), used where no ConfigMap `istio` is among the objects
+    #[arg(long, value_name = "FILE", alias = "meshConfigFile")]
+    mesh_config: Option<PathBuf>,
+    /// DNS domain of Kubernetes Services
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    domain: String,
+    /// Namespace whose configuration holds for the whole mesh
+    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
+    root_namespace: String,
+}
+
+impl MeshFlags {
+    fn options(&self) -> Result<MeshOptions, CtlError> {
+        let mut options = MeshOptions {
+            short_name_suffix: format!(".svc.{}", self.domain),
+            domain: self.domain.clone(),
+            root_namespace: self.root_namespace.clone(),
+            ..MeshOptions::default()
+        };
+        if let Some(path) = &self.mesh_config {
+            options.read_mesh_config(path).map_err(|error| CtlError::Use(format!("--mesh-config {error}")))?;
+        }
+        Ok(options)
+    }
 }
 
 /// Files to look at.

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use serde_json::{Value, json};
 
 use super::proxy_config::{Kind, dump, resources};
-use super::{CtlError, Format, Server, Verdict, output};
+use super::{CtlError, Format, MeshFlags, Server, Verdict, output};
 use crate::evaluate::{Call, Failure, Outcome, Security, Spoken, evaluate, origin};
 use crate::model::{Mesh, MeshOptions, Proxy, ProxyKind};
 use crate::source::folder::Folder;
@@ -47,6 +47,8 @@ pub(super) struct Flags {
     /// With --config-folder: namespace of the gateway
     #[arg(short, long, default_value = "default")]
     namespace: String,
+    #[command(flatten)]
+    mesh: MeshFlags,
     #[arg(short, long, value_enum, default_value = "short")]
     output: Format,
     #[command(flatten)]
@@ -65,7 +67,7 @@ pub(super) fn run(flags: &Flags) -> Result<Verdict, CtlError> {
     };
     let call = call(method, url, &flags.headers, flags.listener_port)?;
     let configuration = match &flags.config_folder {
-        Some(folder) => Configuration::of_folder(folder, &flags.labels, &flags.namespace)?,
+        Some(folder) => Configuration::of_folder(folder, &flags.labels, &flags.namespace, &flags.mesh.options()?)?,
         None => {
             let proxy = flags.proxy.as_deref().or(source);
             Configuration::of_dump(&dump(flags.file.as_deref(), proxy, &flags.server.http_address)?)?
@@ -153,7 +155,7 @@ impl Configuration {
         })
     }
 
-    fn of_folder(path: &Path, labels: &str, namespace: &str) -> Result<Self, CtlError> {
+    fn of_folder(path: &Path, labels: &str, namespace: &str, options: &MeshOptions) -> Result<Self, CtlError> {
         let mut folder = Folder::new(path, |object| validate(object));
         folder.scan();
         if let (true, Some(finding)) = (folder.objects().is_empty(), folder.findings().next()) {
@@ -177,7 +179,7 @@ impl Configuration {
             locality: String::new(),
             metadata: BTreeMap::new(),
         };
-        let (mesh, _) = Mesh::build(folder.objects(), &MeshOptions::default());
+        let (mesh, _) = Mesh::build(folder.objects(), options);
         Ok(Self {
             listeners: values(translate::listeners(&mesh, &proxy)),
             routes: values(translate::routes(&mesh, &proxy)),

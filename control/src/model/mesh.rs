@@ -1,6 +1,7 @@
 //! The whole mesh: built from objects once, then only read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::api::{
@@ -35,6 +36,20 @@ impl Default for MeshOptions {
             root_namespace: "istio-system".to_owned(),
             mesh_config: serde_json::Value::Object(serde_json::Map::new()),
         }
+    }
+}
+
+impl MeshOptions {
+    /// Takes the mesh configuration from a file, in YAML or JSON. Errors name the file, and what is wrong with it.
+    pub fn read_mesh_config(&mut self, path: &Path) -> Result<(), String> {
+        let told = |error: &dyn std::fmt::Display| {
+            format!("{}: {}", path.display(), error.to_string().lines().next().unwrap_or_default())
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| told(&error))?;
+        let value: serde_json::Value = serde_saphyr::from_str(&text).map_err(|error| told(&error))?;
+        serde_json::from_value::<MeshConfig>(value.clone()).map_err(|error| told(&error))?;
+        self.mesh_config = value;
+        Ok(())
     }
 }
 

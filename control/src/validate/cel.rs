@@ -554,7 +554,12 @@ fn is_url(text: &str) -> bool {
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
         named && !rest.is_empty()
     });
-    scheme.unwrap_or(text.starts_with('/')) && !text.contains(char::is_whitespace)
+    // RFC 3986, section 2.1: a percent sign begins two hexadecimal digits.
+    let is_escaped = |after: &str| after.len() >= 2 && after.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    let escapes = text.split('%').skip(1).all(is_escaped);
+    scheme.unwrap_or(text.starts_with('/'))
+        && escapes
+        && !text.contains(|letter: char| letter.is_whitespace() || letter.is_control())
 }
 
 /// A duration as Go writes it, in nanoseconds: `1h30m`, `0.5s`.
@@ -596,6 +601,8 @@ mod tests {
         check("self.all(key, !key.contains(\"*\"))", json!({"app": "x", "a*": "y"}), false);
         check("self.all(l1, self.exists_one(l2, l1.n == l2.n))", json!([{"n": 1}, {"n": 1}]), false);
         check("url(self).getScheme() in [\"http\", \"https\"]", json!("oci://x"), false);
+        check("isURL(self)", json!("http://a.example/%20"), true);
+        check("isURL(self)", json!("http://#%blah$#@"), false);
         check("self.startsWith(\"unix://\") ? self.substring(7, 8) == \"/\" : true", json!("unix:///x"), true);
         check("self.matches(r\"\"\"^\\.a$\"\"\")", json!(".a"), true);
         check("!has(self.__namespace__) || self.__namespace__ == 'x'", json!({"namespace": "x"}), true);

@@ -141,7 +141,7 @@ mod tests {
             eprintln!("skipped: no corpus at {}", root.display());
             return;
         };
-        let (mut right, mut all, mut wrong) = (0, 0, Vec::new());
+        let (mut right, mut all, mut accepted, mut wrong) = (0, 0, 0, Vec::new());
         for file in files.flatten() {
             let text = std::fs::read_to_string(file.path()).unwrap();
             let name = file.file_name().to_string_lossy().into_owned();
@@ -167,17 +167,28 @@ mod tests {
                         Some(expected) => found.iter().any(|line| line.contains(expected.as_str())),
                         None => found.is_empty(),
                     };
+                    let reason = ACCEPTED.iter().find(|(place, _)| name == *place && expected.is_none());
                     if is_right {
                         right += 1;
+                    } else if let (Some((_, reason)), [_]) = (reason, found.as_slice()) {
+                        accepted += 1;
+                        println!("accepted: {name}: {}: {reason}", object.resource);
                     } else {
                         wrong.push(format!("{name}: {}: expected {expected:?}, found {found:?}", object.resource));
                     }
                 }
             }
         }
-        println!("istio-crd-validation: {right} of {all} documents\n{}", wrong.join("\n"));
-        assert!(right >= RIGHT_MIN, "{right} of {all}:\n{}", wrong.join("\n"));
+        println!("istio-crd-validation: {right} of {all} documents, {accepted} accepted differences");
+        assert!(wrong.is_empty(), "{right} of {all}:\n{}", wrong.join("\n"));
     }
 
-    const RIGHT_MIN: usize = 58;
+    /// Files with one document that is refused here and accepted there, and why.
+    const ACCEPTED: [(&str, &str); 2] = [
+        ("reqauth-valid.yaml", "an unknown field is an error here as in kubectl; an API server drops it"),
+        (
+            "serviceentry-valid.yaml",
+            "`[001:db8::]` without quotes is a mapping in YAML 1.2; Go's reader takes it for text",
+        ),
+    ];
 }

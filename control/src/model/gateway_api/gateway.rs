@@ -19,7 +19,7 @@ const EAST_WEST: &str = "istio-east-west";
 /// Services whose ports a gateway's servers are on.
 const OWN_SERVICES: &str = "internal.istio.io/gateway-service";
 /// A label of the pods, and here also an annotation, by which a gateway without a Service knows its proxies.
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+pub(crate) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const NETWORK: &str = "topology.istio.io/network";
 /// Where gateways of networks pass each other's mutual TLS on.
 const CROSS_NETWORK_PORT: u32 = 15443;

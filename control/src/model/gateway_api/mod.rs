@@ -7,7 +7,7 @@ mod attach;
 mod backend;
 mod backend_tls;
 mod credential;
-mod gateway;
+pub(crate) mod gateway;
 mod grant;
 mod http;
 mod route;
