@@ -16,6 +16,8 @@ pub enum BadQuantity {
     TooLong(String),
     #[error("`{0}` is no rate; try: 500, 2.5k, 1M (a second)")]
     Rate(String),
+    #[error("`{0}` is no weight; try: 1, 2.5")]
+    Weight(String),
     #[error("`{0}` is no rate between 0.001 and 100M a second")]
     RateOutOfRange(String),
 }
@@ -58,6 +60,12 @@ pub fn rate(text: &str) -> Result<f64, BadQuantity> {
 fn plain_number(text: &str) -> Option<f64> {
     let plain = text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     if plain { text.parse().ok() } else { None }
+}
+
+/// The share that `text` says: a number above zero.
+pub fn weight(text: &str) -> Result<f64, BadQuantity> {
+    let number = plain_number(text).filter(|number| (1e-6..=1e6).contains(number));
+    number.ok_or_else(|| BadQuantity::Weight(text.to_owned()))
 }
 
 /// `nanoseconds` in the unit that reads best, with three digits.

@@ -155,6 +155,9 @@ pub struct Counts {
     /// Requests written again, for the idle connection had just been closed by the peer.
     pub rewritten: u64,
     pub bytes_received: u64,
+    /// Connections closed and opened anew because `--connect-rate` asks for it, and those that could not be.
+    pub renewed: u64,
+    pub renewals_failed: u64,
 }
 
 impl Counts {
@@ -191,6 +194,8 @@ impl AddAssign<&Counts> for Counts {
         self.connections += other.connections;
         self.rewritten += other.rewritten;
         self.bytes_received += other.bytes_received;
+        self.renewed += other.renewed;
+        self.renewals_failed += other.renewals_failed;
     }
 }
 

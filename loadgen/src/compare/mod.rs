@@ -192,6 +192,7 @@ fn side(target: &str, flags: &[String]) -> Result<Side, CompareError> {
     })?;
     let options = run::Options { quiet: true, ..parsed.options };
     let single = [
+        ("a further target", options.targets.len() > 1),
         ("--find-max", options.find_max),
         ("--json", options.json.is_some()),
         ("--csv", options.csv.is_some()),
@@ -215,7 +216,7 @@ fn round(sides: &[Side], stop: &Arc<AtomicBool>) -> Result<Option<Round>, Compar
         let (Some(side), Some(samples)) = (sides.get(index), samples.get_mut(index)) else { continue };
         let outcome = execute(&side.setup, &side.load, stop);
         let fail = |error: run::execute::ExecuteError| CompareError::Run {
-            target: side.options.target.clone(),
+            target: side.setup.target.url.clone(),
             source: error.into(),
         };
         let outcome = outcome.map_err(fail)?;

@@ -26,6 +26,8 @@ pub struct Report {
     pub schema: &'static str,
     pub version: &'static str,
     pub target: String,
+    /// Where there are several, each for itself.
+    pub targets: Vec<TargetSection>,
     pub load: LoadSection,
     pub verdict: Verdict,
     pub objective: Vec<Judged>,
@@ -54,6 +56,20 @@ pub struct Report {
     pub points: Vec<Point>,
 }
 
+/// One of several targets.
+#[derive(Clone, Debug, Serialize)]
+pub struct TargetSection {
+    pub target: String,
+    pub protocol: &'static str,
+    pub weight: f64,
+    pub connections: usize,
+    pub sent: u64,
+    pub succeeded: u64,
+    pub failed: u64,
+    pub response_time: Distribution,
+    pub service_time: Distribution,
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct LoadSection {
     /// `open` or `closed`.
@@ -65,6 +81,8 @@ pub struct LoadSection {
     /// Requests that a connection may have in flight.
     pub streams: usize,
     pub requests_per_connection: Option<u64>,
+    /// Connections that are opened anew, a second.
+    pub connect_rate: Option<f64>,
     pub threads: usize,
     pub pinned_cores: Vec<usize>,
     pub spin: bool,
@@ -97,6 +115,9 @@ pub struct Requests {
     pub error_share: f64,
     pub errors: Vec<ErrorCount>,
     pub connections_opened: u64,
+    /// Opened anew because the load asks for it, and those that could not be.
+    pub renewed: u64,
+    pub renewals_failed: u64,
     pub rewritten: u64,
 }
 
@@ -229,7 +250,7 @@ impl Report {
             service_mean: record.service.mean(),
             service_min: record.service.min(),
             worker_shares: workers.iter().map(|worker| worker.cpu - worker.spun).collect(),
-            connections: setup.connections.saturating_mul(setup.streams) as u64,
+            connections: setup.all().map(|setup| setup.connections.saturating_mul(setup.streams) as u64).sum(),
             in_flight: little.in_flight,
             in_flight_by_little: little.rate_times_service,
         });
@@ -252,14 +273,16 @@ impl Report {
         Report {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
-            target: setup.target.url.clone(),
+            target: setup.all().map(|setup| &*setup.target.url).collect::<Vec<_>>().join(" "),
+            targets: if setup.others.is_empty() { Vec::new() } else { target_sections(setup, outcome) },
             load: LoadSection {
                 model: if asked.is_some() { "open" } else { "closed" },
                 protocol: setup.protocol.words(),
                 tls: setup.tls.is_some(),
-                connections: setup.connections,
+                connections: setup.all().map(|setup| setup.connections).sum(),
                 streams: setup.streams,
                 requests_per_connection: setup.requests_per_connection,
+                connect_rate: options.connect_rate,
                 threads: setup.threads,
                 pinned_cores: setup.cores.clone(),
                 spin: setup.spin,
@@ -288,6 +311,8 @@ impl Report {
                 error_share: record.error_share(),
                 errors: Cause::ALL.iter().map(|&cause| ErrorCount { cause, count: counts.of(cause) }).collect(),
                 connections_opened: counts.connections,
+                renewed: counts.renewed,
+                renewals_failed: counts.renewals_failed,
                 rewritten: counts.rewritten,
             },
             response_time: Distribution::of(&record.response),
@@ -332,6 +357,21 @@ impl Report {
         // Plain structs of numbers and strings always have a JSON form.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
+}
+
+fn target_sections(setup: &Setup, outcome: &Outcome) -> Vec<TargetSection> {
+    let section = |(setup, record): (&Setup, &Record)| TargetSection {
+        target: setup.target.url.clone(),
+        protocol: setup.protocol.words(),
+        weight: setup.weight,
+        connections: setup.connections,
+        sent: record.counts.sent,
+        succeeded: record.counts.succeeded,
+        failed: record.counts.failed(),
+        response_time: Distribution::of(&record.response),
+        service_time: Distribution::of(&record.service),
+    };
+    setup.all().zip(&outcome.by_target).map(section).collect()
 }
 
 fn series_point(point: &Point, load: &Load) -> SeriesPoint {

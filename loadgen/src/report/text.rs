@@ -114,6 +114,23 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     if requests.blocked > 0 {
         writeln!(out, "           {} found all connections busy", requests.blocked)?;
     }
+    if load.connect_rate.is_some() {
+        let renewed = requests.renewed as f64 / seconds.max(1e-9);
+        writeln!(out, "           {renewed:.1} connections/s opened anew, {} could not be", requests.renewals_failed)?;
+    }
+    for target in &report.targets {
+        let times = &target.response_time;
+        writeln!(
+            out,
+            "           {}: {} sent, {} succeeded, {} failed, p50 {}  p99 {}",
+            target.target,
+            target.sent,
+            target.succeeded,
+            target.failed,
+            nanoseconds(times.at(50.0)),
+            nanoseconds(times.at(99.0))
+        )?;
+    }
     writeln!(out, "\n{:<10} {:>11} {:>11} {:>11}", "", "response", "service", "lag")?;
     let columns = [&report.response_time, &report.service_time, &report.schedule_lag];
     let mut row = |name: &str, value: &dyn Fn(&Distribution) -> u64| {

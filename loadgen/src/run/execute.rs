@@ -22,6 +22,8 @@ const SHORT: u64 = 500_000_000;
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub record: Record,
+    /// Of each target.
+    pub by_target: Vec<Record>,
     pub workers: Vec<worker::Used>,
     pub series: Vec<Point>,
     pub interrupted: bool,
@@ -88,20 +90,23 @@ pub fn execute(setup: &Setup, load: &Load, stop: &Arc<AtomicBool>) -> Result<Out
     // A run that a worker's failure stops is not one that the user stops.
     let stop_all = Arc::new(AtomicBool::new(false));
     let mut handles = Vec::new();
+    let weights: Arc<[f64]> = setup.all().map(|target| target.weight).collect();
     for index in 0..setup.threads {
-        let config = worker::Config {
+        let config = |(number, target): (usize, &Setup)| worker::Config {
             index,
             workers: setup.threads,
             core: setup.cores.get(index).copied(),
             load: load.clone(),
-            addresses: Arc::clone(&setup.target.addresses),
-            tls: setup.tls.clone(),
-            request: setup.request.clone(),
+            addresses: Arc::clone(&target.target.addresses),
+            tls: target.tls.clone(),
+            request: target.request.clone(),
             head_request: setup.method == "HEAD",
-            checks: Arc::clone(&setup.checks),
-            connections: setup.connections / setup.threads + usize::from(index < setup.connections % setup.threads),
-            streams: setup.streams,
+            checks: Arc::clone(&target.checks),
+            connections: target.connections / setup.threads + usize::from(index < target.connections % setup.threads),
+            streams: target.streams,
             requests_per_connection: setup.requests_per_connection,
+            connect_rate: target.connect_rate.map(|rate| rate / setup.threads as f64),
+            share: worker::Share { index: number, weights: Arc::clone(&weights) },
             timeout: setup.timeout.as_nanos() as u64,
             spin: setup.spin,
             spin_margin: setup.spin_margin,
@@ -110,8 +115,9 @@ pub fn execute(setup: &Setup, load: &Load, stop: &Arc<AtomicBool>) -> Result<Out
             barrier: Arc::clone(&barrier),
             updates: sender.clone(),
         };
+        let configs = setup.all().enumerate().map(config).collect();
         let name = format!("load-{index}");
-        let handle = thread::Builder::new().name(name).spawn(move || worker::run(config));
+        let handle = thread::Builder::new().name(name).spawn(move || worker::run(configs));
         handles.push(handle.map_err(ExecuteError::Worker)?);
     }
     drop(sender);
@@ -129,8 +135,13 @@ pub fn execute(setup: &Setup, load: &Load, stop: &Arc<AtomicBool>) -> Result<Out
     gather.end()?;
     let mut outcome = Outcome { interrupted: stop.load(Ordering::Relaxed), ..Outcome::default() };
     for handle in handles {
-        let Finished { record, used } = handle.join().map_err(|_| ExecuteError::Lost)?.map_err(ExecuteError::Worker)?;
-        outcome.record.add(&record);
+        let Finished { records, used } =
+            handle.join().map_err(|_| ExecuteError::Lost)?.map_err(ExecuteError::Worker)?;
+        outcome.by_target.resize_with(records.len(), Record::default);
+        for (sum, record) in outcome.by_target.iter_mut().zip(&records) {
+            outcome.record.add(record);
+            sum.add(record);
+        }
         outcome.workers.push(used);
     }
     outcome.wall = outcome.workers.iter().map(|used| used.wall).max().unwrap_or_default();
@@ -152,7 +163,7 @@ struct Gather<'s> {
     measured_from: u64,
     start: Arc<OnceLock<Instant>>,
     points: Vec<Point>,
-    /// Of each worker, at its last update.
+    /// Of each worker and target, at its last update.
     last: Vec<Counts>,
     /// Updates of the current stretch.
     current: Point,
@@ -172,7 +183,7 @@ impl<'s> Gather<'s> {
             measured_from: 0,
             start: Arc::default(),
             points: Vec::new(),
-            last: vec![Counts::default(); setup.threads],
+            last: vec![Counts::default(); setup.threads * setup.all().count()],
             current: Point::default(),
             heard: 0,
             target_began: None,
@@ -199,7 +210,8 @@ impl<'s> Gather<'s> {
 
     fn update(&mut self, update: Update) -> Result<(), ExecuteError> {
         self.tick()?;
-        let Some(last) = self.last.get_mut(update.worker) else { return Ok(()) };
+        let at = update.target * self.setup.threads + update.worker;
+        let Some(last) = self.last.get_mut(at) else { return Ok(()) };
         self.current.counts += &since(&update.counts, last);
         *last = update.counts;
         for (value, count) in update.response {
@@ -207,7 +219,7 @@ impl<'s> Gather<'s> {
         }
         self.current.to = self.current.to.max(update.at);
         self.heard += 1;
-        if self.heard >= self.setup.threads {
+        if self.heard >= self.last.len() {
             self.finish_second()?;
         }
         Ok(())
@@ -272,5 +284,7 @@ fn since(now: &Counts, before: &Counts) -> Counts {
         connections: now.connections.saturating_sub(before.connections),
         rewritten: now.rewritten.saturating_sub(before.rewritten),
         bytes_received: now.bytes_received.saturating_sub(before.bytes_received),
+        renewed: now.renewed.saturating_sub(before.renewed),
+        renewals_failed: now.renewals_failed.saturating_sub(before.renewals_failed),
     }
 }

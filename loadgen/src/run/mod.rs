@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 all well, 1 the run could not be made, 2 an objective was missed, 3 the run is not worth its figures.
 
+pub mod data;
 pub mod execute;
 pub mod find;
 pub mod request;

@@ -4,12 +4,16 @@ use std::fs;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::data::Table;
 use super::setup::{Options, SetupError};
 use super::target::{Kind, Target};
 use crate::worker::http2::Message;
 
 /// What is to come back where nothing else is said, 64 bytes.
 const ECHO: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-\n";
+
+/// Requests of all rows of `--data` together, in bytes.
+const ROWS_BYTES_MAX: usize = 256 << 20;
 
 /// What connections speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,7 @@ impl Protocol {
 }
 
 /// A request whose parts have been checked.
+#[derive(Clone)]
 pub struct Parts {
     method: String,
     scheme: &'static str,
@@ -65,7 +70,7 @@ impl Parts {
         for text in &options.header {
             let bad = || SetupError::Field { flag: "header", text: text.clone() };
             let (name, value) = text.split_once(':').ok_or_else(bad)?;
-            if !is_token(name) || value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
+            if !is_token(name) || !is_value(value) {
                 return Err(bad());
             }
             let value = value.trim().to_owned();
@@ -78,6 +83,42 @@ impl Parts {
         let (method, path) = (options.method.clone(), target.path.clone());
         let scheme = if target.is_tls { "https" } else { "http" };
         Ok(Parts { method, scheme, authority, path, fields, body })
+    }
+
+    /// The same with the values of each row of `table` where it names columns.
+    ///
+    /// Errors: a column that does not exist, or a value that cannot stand where it is wanted.
+    pub fn filled(&self, table: &Table) -> Result<Vec<Parts>, SetupError> {
+        let mut all = Vec::with_capacity(table.rows.len());
+        let mut bytes = 0;
+        // A body that is no text has no columns.
+        let body = std::str::from_utf8(&self.body).ok();
+        for (line, row) in &table.rows {
+            let path = table.fill(&self.path, row)?;
+            if let Some(bad) = path.bytes().find(|byte| !byte.is_ascii_graphic() || *byte == b'#') {
+                let what = format!("`{}` cannot stand in the target; write it percent-encoded", bad.escape_ascii());
+                return Err(table.bad(*line, what));
+            }
+            let mut fields = Vec::with_capacity(self.fields.len());
+            for (name, template) in &self.fields {
+                let value = table.fill(template, row)?;
+                if !is_value(&value) {
+                    return Err(table.bad(*line, format!("a control character cannot stand in the field {name}")));
+                }
+                fields.push((name.clone(), value));
+            }
+            let body = match body {
+                Some(template) => table.fill(template, row)?.into_bytes(),
+                None => self.body.clone(),
+            };
+            bytes +=
+                path.len() + body.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+            if bytes > ROWS_BYTES_MAX {
+                return Err(table.bad(*line, format!("the requests take more than {} MiB", ROWS_BYTES_MAX >> 20)));
+            }
+            all.push(Parts { path, fields, body, ..self.clone() });
+        }
+        Ok(all)
     }
 
     fn has_length(&self) -> bool {
@@ -148,6 +189,10 @@ impl Parts {
         let head = head.body(()).map_err(|_| SetupError::Uri(uri))?;
         Ok(Message { head, body, grpc: is_grpc })
     }
+}
+
+fn is_value(text: &str) -> bool {
+    !text.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f)
 }
 
 fn is_token(text: &str) -> bool {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::data::{BadTable, Table};
 use super::execute::Point;
 use super::request::{self, Protocol};
 use super::target::{Kind, Target, TargetError};
@@ -26,8 +27,13 @@ const SPARE_DESCRIPTORS: u64 = 64;
 /// Flags of `torus-load run`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Where to send: `http://HOST[:PORT][/PATH]`, or https; `ws`, `wss`, `tcp` or `tls` where messages are echoed.
-    pub target: String,
+    /// Where to send: `http://HOST[:PORT][/PATH]`, or https; `ws`, `wss`, `tcp` or `tls` where messages are echoed. Several share
+    /// rate and connections.
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// Shares of the targets, as 3,1; equal ones by default.
+    #[arg(long, value_name = "WEIGHTS", value_delimiter = ',', value_parser = quantity::weight)]
+    pub weights: Vec<f64>,
     /// Requests a second, all workers together: 500, 2.5k, 1M.
     #[arg(short, long, value_parser = quantity::rate, default_value = "1000", value_name = "RATE",
           conflicts_with_all = ["ramp", "steps", "plan", "closed"])]
@@ -73,6 +79,9 @@ pub struct Options {
     /// Requests that a connection carries before it is closed; 1 opens one for each request.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub requests_per_connection: Option<u64>,
+    /// Connections that are closed and opened anew, a second, while requests go on; all workers together.
+    #[arg(long, value_parser = quantity::rate, value_name = "RATE")]
+    pub connect_rate: Option<f64>,
     /// Worker threads, each on a core of its own.
     #[arg(short, long, default_value_t = 1, value_name = "N")]
     pub threads: usize,
@@ -97,6 +106,9 @@ pub struct Options {
     /// File that holds the body of the requests.
     #[arg(long, value_name = "FILE")]
     pub body_file: Option<PathBuf>,
+    /// Rows of a CSV file: each request takes the next one, and its values stand for `{{column}}` in path, fields and body.
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
     /// Statuses that are successes, as 200,204; any below 400 by default.
     #[arg(long, value_delimiter = ',', value_name = "STATUSES")]
     pub expect_status: Vec<u16>,
@@ -165,6 +177,8 @@ pub struct Setup {
     /// Requests that each connection may have in flight.
     pub streams: usize,
     pub requests_per_connection: Option<u64>,
+    /// Connections opened anew, a second, all workers together.
+    pub connect_rate: Option<f64>,
     pub threads: usize,
     /// Cores that the workers are pinned to; none when there are fewer than workers.
     pub cores: Vec<usize>,
@@ -173,6 +187,10 @@ pub struct Setup {
     pub spin_margin: Duration,
     pub watch: Option<Watch>,
     pub quiet: bool,
+    /// Of this target among all.
+    pub weight: f64,
+    /// Further targets, which share the threads.
+    pub others: Vec<Setup>,
 }
 
 /// Why the flags cannot be followed.
@@ -188,6 +206,12 @@ pub enum SetupError {
     File { path: String, source: io::Error },
     #[error("{path}:{error}")]
     Plan { path: String, error: BadPlan },
+    #[error("{path}:{error}")]
+    Data { path: String, error: BadTable },
+    #[error("`{{{{{name}}}}}`: {path} has no such column; it has: {columns}")]
+    Column { name: String, path: String, columns: String },
+    #[error("--weights: {weights} for {targets} targets; as many are wanted")]
+    Weights { weights: usize, targets: usize },
     #[error("--ramp {0}: two rates are wanted; try: --ramp 100:5k")]
     Ramp(String),
     #[error("--{flag} `{text}` is no field; try: --{flag} 'X-Name: value'")]
@@ -219,8 +243,36 @@ pub enum SetupError {
 }
 
 impl Setup {
-    /// Checks `options`, resolves the target and tries a connection.
+    /// Checks `options`, resolves the targets and tries a connection to each.
     pub fn new(options: &Options) -> Result<Setup, SetupError> {
+        let count = options.targets.len();
+        let weights = if options.weights.is_empty() { vec![1.0; count] } else { options.weights.clone() };
+        if weights.len() != count {
+            return Err(SetupError::Weights { weights: weights.len(), targets: count });
+        }
+        let total: f64 = weights.iter().sum();
+        let mut all = Vec::new();
+        for (target, weight) in options.targets.iter().zip(&weights) {
+            // Every thread needs a connection to every target.
+            let share = (options.connections as f64 * weight / total).round() as usize;
+            let connections = if count == 1 { options.connections } else { share.max(options.threads) };
+            let setup = Setup::of_target(options, target, *weight, connections)?;
+            // A share of the renewals as of all else.
+            let connect_rate = setup.connect_rate.map(|rate| rate * weight / total);
+            all.push(Setup { connect_rate, ..setup });
+        }
+        descriptors(all.iter().map(|setup| setup.connections).sum())?;
+        let mut all = all.into_iter();
+        let first = all.next().ok_or_else(|| TargetError::NoUrl(String::new()))?;
+        Ok(Setup { others: all.collect(), ..first })
+    }
+
+    /// Every target with what it is asked.
+    pub fn all(&self) -> impl Iterator<Item = &Setup> {
+        std::iter::once(self).chain(&self.others)
+    }
+
+    fn of_target(options: &Options, url: &str, weight: f64, connections: usize) -> Result<Setup, SetupError> {
         for (flag, value) in
             [("connections", options.connections), ("threads", options.threads), ("streams", options.streams)]
         {
@@ -241,10 +293,14 @@ impl Setup {
         if let Some(watch) = &watch {
             watch.usage()?;
         }
-        let target = Target::parse(&options.target)?;
+        let target = Target::parse(url)?;
         fits(options, &target)?;
         let offered = offered(options, &target)?;
         let parts = request::Parts::new(options, &target)?;
+        let rows = match &options.data {
+            Some(path) => parts.filled(&Table::read(path)?)?,
+            None => vec![parts.clone()],
+        };
         if !target.is_tls {
             let flags = [("cacert", options.tls.cacert.is_some()), ("cert", options.tls.cert.is_some())];
             if let Some((flag, _)) = flags.iter().find(|(_, is_given)| *is_given) {
@@ -261,7 +317,7 @@ impl Setup {
             fields: fields.collect(),
             body: options.expect_body.as_ref().map(|text| text.clone().into_bytes()),
         };
-        descriptors(options.connections)?;
+        descriptors(connections)?;
         let target = target.probe(options.timeout)?;
         let chosen = tls.as_ref().map(|tls| target.shake_hands(tls, options.timeout)).transpose()?.flatten();
         let is_http2 = match (options.grpc, options.http) {
@@ -285,17 +341,20 @@ impl Setup {
             _ => tls.offering(if is_http2 { b"h2" } else { b"http/1.1" }),
         });
         let request = match protocol {
-            Protocol::Http2 | Protocol::Grpc => Request::Http2([parts.http2(options.grpc)?].into()),
-            Protocol::Http1 => Request::Http1([Arc::new(parts.http1())].into()),
-            Protocol::Tcp => Request::Tcp([Arc::new(parts.echo())].into()),
-            Protocol::WebSocket => {
-                Request::WebSocket { upgrade: Arc::new(parts.upgrade()), messages: [Arc::new(parts.echo())].into() }
+            Protocol::Http2 | Protocol::Grpc => {
+                Request::Http2(rows.iter().map(|row| row.http2(options.grpc)).collect::<Result<_, _>>()?)
             }
+            Protocol::Http1 => Request::Http1(rows.iter().map(|row| Arc::new(row.http1())).collect()),
+            Protocol::Tcp => Request::Tcp(rows.iter().map(|row| Arc::new(row.echo())).collect()),
+            Protocol::WebSocket => Request::WebSocket {
+                upgrade: Arc::new(rows.first().unwrap_or(&parts).upgrade()),
+                messages: rows.iter().map(|row| Arc::new(row.echo())).collect(),
+            },
         };
-        if target.kind == Kind::Tcp && parts.echo().is_empty() {
+        if target.kind == Kind::Tcp && rows.iter().any(|row| row.echo().is_empty()) {
             return Err(SetupError::NoEcho(target.url));
         }
-        let threads = options.threads.min(options.connections);
+        let threads = options.threads.min(connections);
         let allowed = core_affinity::get_core_ids().unwrap_or_default();
         let cores =
             if threads <= allowed.len() { allowed.iter().take(threads).map(|core| core.id).collect() } else { vec![] };
@@ -306,9 +365,10 @@ impl Setup {
             tls,
             request,
             checks: Arc::new(checks),
-            connections: options.connections,
+            connections,
             streams: if is_http2 { options.streams } else { 1 },
             requests_per_connection: options.requests_per_connection,
+            connect_rate: options.connect_rate,
             threads,
             cores,
             timeout: options.timeout,
@@ -316,6 +376,8 @@ impl Setup {
             spin_margin: options.spin_margin,
             watch,
             quiet: options.quiet,
+            weight,
+            others: Vec::new(),
         })
     }
 

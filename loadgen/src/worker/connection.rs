@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::core::{Core, Job};
+use super::core::{Core, Job, Work};
 use super::reply::{Outcome, Progress};
 use super::stream::Stream;
 use super::wire::Wire;
@@ -31,8 +31,17 @@ pub(super) async fn run(core: Rc<Core>, index: usize, payloads: Rc<[Payload]>) {
     }
     core.tried.set(core.tried.get() + 1);
     core.free(index);
-    while let Some(job) = slot.job(&core).await {
-        let mut job = Some(job);
+    while let Some(work) = slot.work(&core).await {
+        let mut job = match work {
+            Work::Request(job) => Some(job),
+            Work::Renew => {
+                slot.deadline.set(core.now() + core.config.timeout);
+                connection.stream = None;
+                core.renewed(connection.open().await);
+                slot.deadline.set(0);
+                None
+            }
+        };
         while let Some(now) = job.take() {
             let Some(payload) = payloads.get(core.next_request()) else { return };
             connection.exchange(now, payload).await;

@@ -21,10 +21,18 @@ pub(super) struct Job {
     pub(super) blocked: bool,
 }
 
+/// What a connection has to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Work {
+    Request(Job),
+    /// Close and open anew.
+    Renew,
+}
+
 /// One connection as the pacer and the sweeper see it.
 #[derive(Default)]
 pub(super) struct Slot {
-    job: Cell<Option<Job>>,
+    work: Cell<Option<Work>>,
     waker: RefCell<Option<Waker>>,
     /// When what it does now has taken too long, in nanoseconds since the start; 0 when it does nothing.
     pub(super) deadline: Cell<u64>,
@@ -45,11 +53,11 @@ impl Slot {
         }
     }
 
-    /// The next request for this connection; nothing when the run is over.
-    pub(super) async fn job(&self, core: &Core) -> Option<Job> {
+    /// What this connection has to do next; nothing when the run is over.
+    pub(super) async fn work(&self, core: &Core) -> Option<Work> {
         poll_fn(|context| {
-            if let Some(job) = self.job.take() {
-                return Poll::Ready(Some(job));
+            if let Some(work) = self.work.take() {
+                return Poll::Ready(Some(work));
             }
             if core.over.get() {
                 return Poll::Ready(None);
@@ -159,9 +167,9 @@ impl Core {
         self.wake_pacer();
     }
 
-    pub(super) fn assign(&self, index: usize, job: Job) {
+    pub(super) fn assign(&self, index: usize, work: Work) {
         if let Some(slot) = self.slots.get(index) {
-            slot.job.set(Some(job));
+            slot.work.set(Some(work));
             slot.wake();
         }
     }
@@ -234,6 +242,18 @@ impl Core {
         }
     }
 
+    /// A connection was opened anew, or could not be, for the schedule of connections.
+    pub(super) fn renewed(&self, outcome: Result<(), Cause>) {
+        if self.now() < self.config.load.measured_from() {
+            return;
+        }
+        let mut record = self.record.borrow_mut();
+        match outcome {
+            Ok(()) => record.counts.renewed += 1,
+            Err(_) => record.counts.renewals_failed += 1,
+        }
+    }
+
     /// `job` failed before it could be written.
     pub(super) fn not_sent(&self, job: &Job, cause: Cause, now: u64) {
         if !job.measured {
@@ -267,6 +287,12 @@ impl Core {
         // The coordinator may be gone at the very end.
         // Replies to the last requests come after the end; they must not make the last second longer.
         let at = now.min(self.config.load.end());
-        let _ = self.config.updates.send(Update { worker: self.config.index, at, counts, response });
+        let _ = self.config.updates.send(Update {
+            worker: self.config.index,
+            target: self.config.share.index,
+            at,
+            counts,
+            response,
+        });
     }
 }

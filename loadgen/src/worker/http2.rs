@@ -14,7 +14,7 @@ use http::{HeaderMap, Request};
 use monoio::io::IntoPollIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::core::{Core, Job, Slot};
+use super::core::{Core, Job, Slot, Work};
 use super::reply::{Checks, KEPT_MAX};
 use super::stream::Stream;
 use crate::record::Cause;
@@ -134,8 +134,19 @@ pub(super) async fn run(core: Rc<Core>, index: usize, shared: Rc<Shared>, messag
     }
     core.tried.set(core.tried.get() + 1);
     core.free(index);
-    while let Some(job) = slot.job(&core).await {
-        let mut job = Some(job);
+    while let Some(work) = slot.work(&core).await {
+        let mut job = match work {
+            Work::Request(job) => Some(job),
+            Work::Renew => {
+                slot.timed_out.set(false);
+                slot.deadline.set(core.now() + core.config.timeout);
+                // The old connection goes on for the requests that it carries.
+                stream.shared.leave(stream.shared.generation.get());
+                core.renewed(stream.shared.sender(&core, slot).await.map(drop));
+                slot.deadline.set(0);
+                None
+            }
+        };
         while let Some(now) = job.take() {
             let Some(message) = messages.get(core.next_request()) else { return };
             stream.exchange(now, message).await;

@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 use monoio::{FusionDriver, RuntimeBuilder};
 use rustix::time::{ClockId, clock_gettime};
 
-use self::core::{Core, Job};
+use self::core::{Core, Job, Work};
 use self::reply::Checks;
-use crate::plan::{Plan, Schedule};
+use crate::plan::{Arrival, Plan, Random};
 use crate::record::{Counts, Record};
 use crate::timer::Timer;
 use crate::tls::Tls;
@@ -79,6 +79,10 @@ pub struct Config {
     /// Requests that each of them may have in flight.
     pub streams: usize,
     pub requests_per_connection: Option<u64>,
+    /// Connections that this worker opens anew, a second.
+    pub connect_rate: Option<f64>,
+    /// Which of the arrivals are for this target.
+    pub share: Share,
     /// In nanoseconds.
     pub timeout: u64,
     /// The pacer never sleeps.
@@ -89,6 +93,32 @@ pub struct Config {
     pub start: Arc<OnceLock<Instant>>,
     pub barrier: Arc<Barrier>,
     pub updates: Sender<Update>,
+}
+
+/// The part of all arrivals that one of several targets takes.
+#[derive(Clone, Debug)]
+pub struct Share {
+    /// Of the target among all.
+    pub index: usize,
+    pub weights: Arc<[f64]>,
+}
+
+impl Share {
+    /// Whether arrival number `ordinal` of worker `worker` is for this target: all targets agree on it.
+    fn takes(&self, seed: u64, worker: u64, ordinal: u64) -> bool {
+        if self.weights.len() < 2 {
+            return true;
+        }
+        let (worker, ordinal) =
+            (worker.wrapping_mul(0xD6E8_FEB8_6659_FD93), ordinal.wrapping_mul(0xA24B_AED4_963E_E407));
+        let mut random = Random(seed ^ worker ^ ordinal);
+        let mut left = random.unit() * self.weights.iter().sum::<f64>();
+        let chosen = self.weights.iter().position(|weight| {
+            left -= weight;
+            left <= 0.0
+        });
+        chosen.unwrap_or(0) == self.index
+    }
 }
 
 /// What is sent; of several one after the other.
@@ -124,6 +154,8 @@ type Payload = Rc<Arc<Vec<u8>>>;
 #[derive(Clone, Debug)]
 pub struct Update {
     pub worker: usize,
+    /// Number of the target.
+    pub target: usize,
     /// In nanoseconds since the start.
     pub at: u64,
     /// Since the start.
@@ -135,7 +167,8 @@ pub struct Update {
 /// What a worker has when the run is over.
 #[derive(Clone, Debug, Default)]
 pub struct Finished {
-    pub record: Record,
+    /// Of each target.
+    pub records: Vec<Record>,
     /// Of the measured part.
     pub used: Used,
 }
@@ -149,80 +182,155 @@ pub struct Used {
     pub wall: u64,
 }
 
-/// Runs one worker to the end of its load.
+/// Runs one worker to the end of its load; it has a configuration for each target, and at least one.
 ///
 /// Errors: no runtime or no timer; the run is stopped then, for a part of the load would be missing.
-pub fn run(config: Config) -> io::Result<Finished> {
-    if let Some(core) = config.core {
+pub fn run(configs: Vec<Config>) -> io::Result<Finished> {
+    let Some(first) = configs.first().cloned() else { return Ok(Finished::default()) };
+    if let Some(core) = first.core {
         core_affinity::set_for_current(core_affinity::CoreId { id: core });
     }
-    let runtime = RuntimeBuilder::<FusionDriver>::new().with_entries(1024).enable_timer().build();
-    let mut runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            config.stop.store(true, Ordering::Relaxed);
-            config.barrier.wait();
-            return Err(error);
-        }
+    let fail = |error| {
+        first.stop.store(true, Ordering::Relaxed);
+        first.barrier.wait();
+        error
     };
-    runtime.block_on(drive(config))
+    let runtime = RuntimeBuilder::<FusionDriver>::new().with_entries(1024).enable_timer().build();
+    let mut runtime = runtime.map_err(fail)?;
+    runtime.block_on(async {
+        let mut targets = Vec::new();
+        for config in configs {
+            targets.push(Target::new(config).map_err(fail)?);
+        }
+        Ok(drive(targets, &first).await)
+    })
 }
 
-async fn drive(config: Config) -> io::Result<Finished> {
-    let spun = Rc::new(Cell::new(0));
-    let timers = Timer::new(&spun).and_then(|pacer| Ok((pacer, Timer::new(&spun)?)));
-    let core = Rc::new(Core::new(config));
-    match core.config.request.clone() {
-        Request::Http1(all) | Request::Tcp(all) | Request::WebSocket { messages: all, .. } => {
-            let payloads: Rc<[Payload]> = all.iter().map(|payload| Rc::new(Arc::clone(payload))).collect();
-            for index in 0..core.slots.len() {
-                monoio::spawn(connection::run(Rc::clone(&core), index, Rc::clone(&payloads)));
+/// What is sent to one target.
+struct Target {
+    core: Rc<Core>,
+    pacer: Timer,
+    sweeper: Timer,
+    renewer: Timer,
+    spun: Rc<Cell<u64>>,
+}
+
+impl Target {
+    fn new(config: Config) -> io::Result<Target> {
+        let spun = Rc::new(Cell::new(0));
+        let (pacer, sweeper, renewer) = (Timer::new(&spun)?, Timer::new(&spun)?, Timer::new(&spun)?);
+        Ok(Target { core: Rc::new(Core::new(config)), pacer, sweeper, renewer, spun })
+    }
+
+    /// Opens the connections.
+    fn connect(&self) {
+        let core = &self.core;
+        match core.config.request.clone() {
+            Request::Http1(all) | Request::Tcp(all) | Request::WebSocket { messages: all, .. } => {
+                let payloads: Rc<[Payload]> = all.iter().map(|payload| Rc::new(Arc::clone(payload))).collect();
+                for index in 0..core.slots.len() {
+                    monoio::spawn(connection::run(Rc::clone(core), index, Rc::clone(&payloads)));
+                }
             }
-        }
-        Request::Http2(messages) => {
-            let shared: Vec<_> = (0..core.config.connections).map(|index| Rc::new(http2::Shared::new(index))).collect();
-            // Neighbours in the queue of free streams are streams of different connections.
-            for (index, shared) in (0..core.slots.len()).zip(shared.iter().cycle()) {
-                monoio::spawn(http2::run(Rc::clone(&core), index, Rc::clone(shared), Arc::clone(&messages)));
+            Request::Http2(messages) => {
+                let count = core.config.connections;
+                let shared: Vec<_> = (0..count).map(|index| Rc::new(http2::Shared::new(index))).collect();
+                // Neighbours in the queue of free streams are streams of different connections.
+                for (index, shared) in (0..core.slots.len()).zip(shared.iter().cycle()) {
+                    monoio::spawn(http2::run(Rc::clone(core), index, Rc::clone(shared), Arc::clone(&messages)));
+                }
             }
         }
     }
-    let (mut timer, sweep_timer) = match timers {
-        Ok(timers) => timers,
-        Err(error) => {
-            core.config.stop.store(true, Ordering::Relaxed);
-            core.config.barrier.wait();
-            return Err(error);
-        }
-    };
-    let sweeper = monoio::spawn(sweep(Rc::clone(&core), sweep_timer, Rc::clone(&spun)));
-    core.until(|| core.tried.get() == core.slots.len()).await;
-    core.config.barrier.wait();
+}
+
+async fn drive(targets: Vec<Target>, config: &Config) -> Finished {
+    targets.iter().for_each(Target::connect);
+    let mut running = Vec::new();
+    for Target { core, pacer, sweeper, renewer, spun } in targets {
+        let sweeper = monoio::spawn(sweep(Rc::clone(&core), sweeper, spun));
+        running.push((core, pacer, renewer, sweeper));
+    }
+    for (core, ..) in &running {
+        core.until(|| core.tried.get() == core.slots.len()).await;
+    }
+    config.barrier.wait();
     // All workers are ready; whoever comes first sets the start of all.
-    core.start.set(*core.config.start.get_or_init(|| Instant::now() + Duration::from_millis(2)));
+    let start = *config.start.get_or_init(|| Instant::now() + Duration::from_millis(2));
+    let mut sending = Vec::new();
+    for (core, pacer, renewer, sweeper) in running {
+        core.start.set(start);
+        if let Some(rate) = core.config.connect_rate {
+            monoio::spawn(renew(Rc::clone(&core), renewer, rate));
+        }
+        sending.push((monoio::spawn(send(Rc::clone(&core), pacer)), core, sweeper));
+    }
+    let mut finished = Finished::default();
+    for (sent, core, sweeper) in sending {
+        sent.await;
+        core.end();
+        // Targets share the thread, and so its processor time; the waiting is each one's own.
+        let used: Used = sweeper.await;
+        finished.used.cpu = finished.used.cpu.max(used.cpu);
+        finished.used.wall = finished.used.wall.max(used.wall);
+        finished.used.spun += used.spun;
+        core.update(core.now());
+        finished.records.push(core.record.take());
+    }
+    finished
+}
+
+/// Sends all that is meant for one target and waits for the replies.
+async fn send(core: Rc<Core>, mut timer: Timer) {
     match core.config.load.clone() {
         Load::Open(plan) => {
-            let schedule = plan.arrivals(core.config.index as u64, core.config.workers as u64);
-            pace(&core, schedule, &mut timer).await;
+            let (worker, workers) = (core.config.index as u64, core.config.workers as u64);
+            let (seed, share) = (plan.seed, core.config.share.clone());
+            let schedule = plan.arrivals(worker, workers).zip(0..);
+            let mine = schedule.filter(move |(_, ordinal)| share.takes(seed, worker, *ordinal));
+            pace(&core, mine.map(|(arrival, _)| arrival), &mut timer).await;
         }
         Load::Closed { .. } => {
             wait_until(&core, &mut timer, 1).await;
             while let Some(index) = { core.idle.borrow_mut().pop_front() } {
-                core.assign(index, core.closed_job());
+                core.assign(index, Work::Request(core.closed_job()));
             }
             wait_until(&core, &mut timer, core.config.load.end()).await;
         }
     }
     let drained_by = core.now() + if core.stopped() { INTERRUPTED_DRAIN } else { core.config.timeout + 100_000_000 };
     core.until(|| core.busy.get() == 0 || core.now() > drained_by).await;
-    core.end();
-    let used = sweeper.await;
-    core.update(core.now());
-    Ok(Finished { record: core.record.take(), used })
+}
+
+/// Opens connections anew, `rate` a second, each when it is free: the renewals of all workers are spaced evenly.
+async fn renew(core: Rc<Core>, mut timer: Timer, rate: f64) {
+    let gap = 1e9 / rate.max(1e-9);
+    let first = gap * core.config.index as f64 / core.config.workers.max(1) as f64;
+    let end = core.config.load.end();
+    for number in 0_u64.. {
+        let at = (first + gap * number as f64) as u64;
+        if at >= end {
+            return;
+        }
+        while core.now() < at && !core.over.get() && !core.stopped() {
+            timer.sleep(Duration::from_nanos(at.saturating_sub(core.now())).min(SLEEP_MAX)).await;
+        }
+        loop {
+            if core.over.get() || core.stopped() {
+                return;
+            }
+            let free = core.idle.borrow_mut().pop_front();
+            if let Some(index) = free {
+                core.assign(index, Work::Renew);
+                break;
+            }
+            timer.sleep(Duration::from_micros(200)).await;
+        }
+    }
 }
 
 /// Sends each request of `schedule` when it is due.
-async fn pace(core: &Core, schedule: Schedule, timer: &mut Timer) {
+async fn pace(core: &Core, schedule: impl Iterator<Item = Arrival>, timer: &mut Timer) {
     let end = core.config.load.end();
     let mut schedule = schedule;
     // What was due while an earlier request waited for a connection waited for it too.
@@ -270,7 +378,7 @@ async fn pace(core: &Core, schedule: Schedule, timer: &mut Timer) {
             record.counts.planned += 1;
             record.counts.blocked += u64::from(blocked);
         }
-        core.assign(index, Job { intended: arrival.at, measured: arrival.measured, blocked });
+        core.assign(index, Work::Request(Job { intended: arrival.at, measured: arrival.measured, blocked }));
     }
     wait_until(core, timer, end).await;
 }
