@@ -138,10 +138,12 @@ impl Maker<'_> {
             let message = "None of the Gateway's listeners are valid";
             (invalid > 0 && invalid == listeners.len()).then(|| Fault::new("ListenersNotValid", message))
         });
+        // Served in part.
+        let reason = if invalid > 0 { "ListenersNotValid" } else { "Accepted" };
         let (programmed, reported) = self.assigned(config, &services);
         let mut status = json!({
             "conditions": [
-                condition("Accepted", "Accepted", "Resource accepted", accepted.as_ref()),
+                condition("Accepted", reason, "Resource accepted", accepted.as_ref()),
                 programmed,
                 condition("ResolvedRefs", "ResolvedRefs", "All references resolved", None),
             ],

@@ -136,7 +136,8 @@ pub(super) fn rank(route: &HttpRoute) -> impl Ord + use<> {
         (Some(exact), _, _) => (0, exact.len()),
         (_, Some(prefix), _) => (1, prefix.len()),
         (_, _, Some(regex)) => (2, regex.len()),
-        _ => (3, 0),
+        // A condition without a path is one on the prefix `/`, by the schema's defaults.
+        _ => (1, 1),
     };
     let counts = (condition.headers.len(), condition.query_params.len());
     (class, Reverse(length), condition.method.is_none(), Reverse(counts))
