@@ -113,6 +113,9 @@ impl Http2Connection {
             // The frame meter bounds both by rate; the codec would count them over the connection's life.
             .max_local_error_reset_streams(None)
             .max_pending_accept_reset_streams(PENDING_RESETS_MAX);
+        if options.takes_protocols {
+            builder.enable_connect_protocol();
+        }
         let now = core.ring.now();
         let context = Shared { info, listener: Rc::clone(listener), live: Cell::new(0), idle_since: Cell::new(now) };
         let stats = &manager.stats;
@@ -380,8 +383,16 @@ impl Http2Request {
         let Some(manager) = chain.and_then(FilterChain::http) else { return };
         let connection = &context.info;
         let options = &manager.request_options;
-        let read =
-            message::read_request(&self.head, self.is_complete, connection.secure, options, &mut exchange.request);
+        let read = message::read_request(
+            &self.head,
+            message::Place {
+                is_complete: self.is_complete,
+                is_secure: connection.secure,
+                takes_protocols: manager.http2.takes_protocols,
+            },
+            options,
+            &mut exchange.request,
+        );
         let is_connect = self.head.method == http::Method::CONNECT;
         self.head.headers.clear();
         let scope = Scope { core, snapshot: &snapshot, listener, manager, connection, last_request: false };

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
-use torus_codec::{ConnectionToken, EncodeOptions, Limits, remove_hop_by_hop};
+use torus_codec::{ConnectionToken, EncodeOptions, Known, Limits, remove_hop_by_hop};
 
 use super::client::WhileWaiting;
 use super::client_stream::ClientStream;
@@ -50,7 +50,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(kind: AttemptFailure) -> Self {
+    pub(super) fn new(kind: AttemptFailure) -> Self {
         Self { kind, error: None }
     }
 
@@ -125,16 +125,33 @@ impl Exchange {
         self.deadlines.set(Deadline::UpstreamStreamDuration, core.ring.now(), duration_max);
         let elapsed = self.elapsed(core);
         self.info.upstream_connection_ready = Some(elapsed);
+        if self.asks_upgrade && !forwarding.terminates_connect(&self.request) {
+            match self.await_upgrade_support(scope, client, &mut lease).await {
+                Ok(()) => {}
+                Err(outcome) => return outcome,
+            }
+        }
         let Some(mut upstream) = lease.stream() else { return Outcome::ClientGone };
         self.info.upstream_connection_id = upstream.id();
         self.info.connection_ids_attempted.push(upstream.id());
         self.info.upstream_local = upstream.local();
         self.info.upstream_tls = upstream.tls();
+        if forwarding.terminates_connect(&self.request) {
+            self.grant_tunnel();
+            return Outcome::Head(lease);
+        }
         self.info.upstream_protocol = Some(upstream.protocol());
+        if self.asks_upgrade {
+            self.complete_websocket_request(core, upstream.is_http2());
+        }
         let http1 = &forwarding.cluster.http.http1;
         let options = EncodeOptions { case: http1.header_case, ..EncodeOptions::default() };
         let (headers, body) = (&self.request.headers, self.request.body);
-        let token = if self.asks_upgrade { ConnectionToken::Upgrade } else { ConnectionToken::None };
+        let token = if self.asks_upgrade && headers.get_known(Known::Upgrade).is_some() {
+            ConnectionToken::Upgrade
+        } else {
+            ConnectionToken::None
+        };
         let head_bytes = match upstream.send_head(&core.ring, headers, body, token, &options) {
             Ok(head_bytes) => head_bytes,
             // A header change made something that is no HTTP: nothing of it leaves.
@@ -192,7 +209,14 @@ impl Exchange {
     ) -> Result<Lease, Outcome> {
         let core = scope.core;
         let http2 = forwarding.cluster.http.protocol.is_http2_for(self.request.version);
-        let mut acquire = pin!(core.pools.acquire(chosen, forwarding.forward.priority.into(), http2));
+        let priority = forwarding.forward.priority.into();
+        let is_whole = forwarding.terminates_connect(&self.request);
+        let mut acquire = pin!(async {
+            match is_whole {
+                true => core.pools.acquire_whole(chosen, priority).await,
+                false => core.pools.acquire(chosen, priority, http2).await,
+            }
+        });
         let deadlines = &mut self.deadlines;
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquire.as_mut().poll(cx) {

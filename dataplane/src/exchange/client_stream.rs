@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use torus_codec::{
-    BodyLength, ConnectionToken, EncodeOptions, HeaderMap, Limits, NameCase, RequestHead, Unencodable, Version,
+    BodyLength, ConnectionToken, EncodeOptions, HeaderMap, Known, Limits, NameCase, RequestHead, Unencodable, Version,
 };
 use torus_ring::{Nanos, Ring};
 
@@ -29,6 +29,8 @@ pub struct Http2Client {
     respond: SendResponse<BodyData>,
     sender: Option<BodySender>,
     was_reset: bool,
+    /// The request has no body: what comes on the stream is for the tunnel that it asks for.
+    is_tunnel: bool,
     /// Bytes of the request that came after its reply.
     discarded_bytes: usize,
 }
@@ -43,7 +45,7 @@ impl Http2Client {
     /// A stream whose head was read.
     pub fn new(stream: RecvStream, respond: SendResponse<BodyData>, trailer_count_max: usize) -> Self {
         let receiver = BodyReceiver::new(stream, trailer_count_max);
-        Self { receiver, respond, sender: None, was_reset: false, discarded_bytes: 0 }
+        Self { receiver, respond, sender: None, was_reset: false, is_tunnel: false, discarded_bytes: 0 }
     }
 
     /// Ends a stream after its exchange: ready once the reply is with the codec as far as the client's window lets it; what the
@@ -135,7 +137,10 @@ impl ClientStream<'_> {
     pub fn start_body(&mut self, request: &RequestHead, limits: &Limits) {
         match self {
             Self::Http1(client) => client.start_body(request, limits),
-            Self::Http2(_) => {}
+            Self::Http2(stream) => {
+                let method = request.headers.get_known(Known::Method).unwrap_or_default();
+                stream.is_tunnel = request.upgrade || method == b"CONNECT";
+            }
         }
     }
 
@@ -143,7 +148,7 @@ impl ClientStream<'_> {
     pub fn request_is_complete(&self) -> bool {
         match self {
             Self::Http1(client) => client.request_is_complete(),
-            Self::Http2(stream) => stream.receiver.is_done(),
+            Self::Http2(stream) => stream.is_tunnel || stream.receiver.is_done(),
         }
     }
 
@@ -185,8 +190,22 @@ impl ClientStream<'_> {
 
     /// Ends our side after the protocol was switched.
     pub fn end_bytes(&mut self) {
-        if let Self::Http1(client) = self {
-            client.socket.shutdown_write();
+        match self {
+            Self::Http1(client) => client.socket.shutdown_write(),
+            Self::Http2(stream) => {
+                if let Some(sender) = &mut stream.sender {
+                    sender.finish(&HeaderMap::default());
+                }
+            }
+        }
+    }
+
+    /// Ready when the client gave up a stream whose end it had sent already.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<WhileWaiting> {
+        match self {
+            // A socket that fails is noticed on writing.
+            Self::Http1(_) => Poll::Pending,
+            Self::Http2(stream) => stream.poll_gone(cx),
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 
-use torus_codec::Known;
+use torus_codec::{Known, RequestHead};
 
 use super::attempt::{Failure, Outcome};
 use super::client::WhileWaiting;
@@ -33,6 +33,13 @@ pub(super) struct Forwarding<'a> {
     pub cluster: &'a Arc<Cluster>,
     pub timeouts: EffectiveTimeouts,
     pub hash: Option<u64>,
+}
+
+impl Forwarding<'_> {
+    /// Whether the request is a CONNECT whose tunnel ends here: the upstream gets its bytes alone (`connect_config`).
+    pub(super) fn terminates_connect(&self, request: &RequestHead) -> bool {
+        self.forward.terminates_connect && request.headers.get_known(Known::Method) == Some(b"CONNECT")
+    }
 }
 
 impl Exchange {

@@ -170,8 +170,12 @@ impl Exchange {
 
     /// Makes the head of the reply what the route says.
     fn prepare_reply(&mut self, scope: &Scope<'_>, forwarding: &Forwarding<'_>, elapsed: Duration) {
+        let is_switched = self.is_switched();
+        if is_switched {
+            self.response.body = BodyLength::UntilClose;
+            self.complete_websocket_reply();
+        }
         let response = &mut self.response.headers;
-        let is_switched = self.response.status == 101;
         torus_codec::remove_hop_by_hop(response, is_switched);
         // A request that asks for an upgrade has no end from which its time could be counted.
         if !scope.manager.router.suppress_envoy_headers && !self.asks_upgrade {
@@ -200,7 +204,7 @@ impl Exchange {
         elapsed: Duration,
     ) -> Result<Framing, Unencodable> {
         let core = scope.core;
-        let is_switched = self.response.status == 101;
+        let is_switched = self.is_switched();
         let (request, response) = (&self.request.headers, &mut self.response.headers);
         edge::prepare_response(scope.manager, request, &core.date(), response, &mut self.edge_scratch);
         let close = self.closes_after_reply(scope) || !self.request.keep_alive || !self.upload.can_finish();
@@ -211,7 +215,11 @@ impl Exchange {
         let unmeasured = matches!(self.response.body, BodyLength::Chunked | BodyLength::UntilClose);
         let close = close || version == Version::Http10 && unmeasured;
         let options = self.encode_options(scope);
-        let token = if is_switched { ConnectionToken::Upgrade } else { self.connection_token(close) };
+        let token = match (is_switched, self.response.status) {
+            (true, 101) => ConnectionToken::Upgrade,
+            (true, _) => ConnectionToken::None,
+            (false, _) => self.connection_token(close),
+        };
         let (response, body) = (&self.response.headers, self.response.body);
         let (head_bytes, length) = client.send_head(&core.ring, version, response, body, token, &options)?;
         self.info.header_bytes_sent = response.byte_count() as u64;

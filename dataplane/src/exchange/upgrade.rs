@@ -1,4 +1,5 @@
-//! A request that asks for another protocol, WebSocket for instance (RFC 9110 §7.8): whether it may, and the bytes that follow.
+//! A request that asks for another protocol, WebSocket for instance (RFC 9110 §7.8), or for a tunnel (CONNECT): whether it may, and the
+//! bytes that follow.
 //!
 //! ```text
 //! `upgrade` ─┬─ not allowed ─ 403, closed
@@ -6,6 +7,10 @@
 //!                          ├─ any other 101 ─ 502
 //!                          └─ another reply ─ passed on ─ closed
 //! ```
+//! Over HTTP/2 the request is CONNECT with a protocol and the switch a 2xx (RFC 8441); `wire::http2::message` and `upstream::http2`
+//! make one form of the other, so that everything here sees HTTP/1.1's. A CONNECT without a protocol is granted by a 2xx; it is
+//! forwarded, or ends here (`connect_config`): then the upstream gets the tunnel's bytes alone.
+//!
 //! What the client sends behind its request waits for the 101: a backend that does not switch would read it as a request. For the
 //! same reason a connection whose upgrade was not granted ends with the reply. Each side's end is passed on alone, so that a
 //! half-closed connection stays half-closed; where one side fails, both connections end at once.
@@ -13,12 +18,19 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use torus_codec::{HeaderMap, Known, Version};
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use torus_codec::{BodyLength, HeaderMap, Known, RequestMethod, Version};
 
+use super::attempt::{Failure, Outcome};
+use super::client::WhileWaiting;
 use super::client_stream::ClientStream;
+use super::core_state::CoreState;
 use super::deadline::Deadline;
 use super::local_reply::Refusal;
 use super::relay::Ended;
+use super::retry::AttemptFailure;
 use super::upload::QUEUED_BYTES_MAX;
 use super::{Exchange, Scope};
 use crate::route::{Action, Found};
@@ -39,8 +51,10 @@ impl Exchange {
             headers.remove_known(Known::Upgrade);
             headers.remove_known(Known::Connection);
         }
-        // The header rules left `upgrade` only where another protocol is asked for.
-        let Some(token) = headers.get_known(Known::Upgrade) else { return Ok(()) };
+        // The header rules left `upgrade` only where another protocol is asked for. CONNECT asks for a tunnel by its method.
+        let is_connect = headers.get_known(Known::Method) == Some(b"CONNECT");
+        let asked = if is_connect { Some(CONNECT) } else { headers.get_known(Known::Upgrade) };
+        let Some(token) = asked else { return Ok(()) };
         let by_route: &[_] = match found {
             Some(Found::Route(matched)) => match &matched.route.action {
                 Action::Forward(forward) => &forward.upgrades,
@@ -83,12 +97,81 @@ impl Exchange {
 
     /// Whether the head in `self.response` switches to a protocol that was asked for, and the request is all sent.
     pub(super) fn is_switched(&self) -> bool {
+        if !self.asks_upgrade || !self.upload.is_received() || !self.upload.is_done() {
+            return false;
+        }
+        if self.method() == RequestMethod::Connect {
+            return (200..300).contains(&self.response.status);
+        }
         let granted = self.response.headers.get_known(Known::Upgrade).unwrap_or_default();
-        self.response.status == 101
-            && self.asks_upgrade
-            && self.upload.is_received()
-            && self.upload.is_done()
-            && is_asked_for(granted, &self.request.headers)
+        self.response.status == 101 && is_asked_for(granted, &self.request.headers)
+    }
+
+    /// The upstream of a tunnel that ends here is connected.
+    pub(super) fn grant_tunnel(&mut self) {
+        self.upload.skip();
+        self.response.headers.clear();
+        self.response.headers.append_known(Known::Status, b"200");
+        self.response.status = 200;
+        self.response.body = BodyLength::UntilClose;
+    }
+
+    /// Waits until the upstream has said whether it takes an upgrade.
+    pub(super) async fn await_upgrade_support(
+        &mut self,
+        scope: &Scope<'_>,
+        client: &mut ClientStream<'_>,
+        lease: &mut Lease,
+    ) -> Result<(), Outcome> {
+        let Some(mut upstream) = lease.stream() else { return Err(Outcome::ClientGone) };
+        let deadlines = &mut self.deadlines;
+        let takes = poll_fn(|cx| {
+            if let Poll::Ready(deadline) = deadlines.poll_expired(scope.core.ring.now(), cx) {
+                return Poll::Ready(Err(Outcome::Deadline(deadline)));
+            }
+            if let Poll::Ready(takes) = upstream.poll_takes_upgrade(cx) {
+                return Poll::Ready(Ok(takes));
+            }
+            client.poll_gone(cx).map(|WhileWaiting::Gone| Err(Outcome::ClientGone))
+        })
+        .await?;
+        client.watch();
+        // CONNECT without a protocol needs no leave.
+        if takes || self.method() == RequestMethod::Connect {
+            return Ok(());
+        }
+        Err(Outcome::Failed(Failure::new(AttemptFailure::ProtocolError)))
+    }
+
+    /// Adds what a WebSocket handshake needs over HTTP/1.1 and does not have over HTTP/2 (RFC 8441 §5).
+    pub(super) fn complete_websocket_request(&mut self, core: &CoreState, to_http2: bool) {
+        let headers = &mut self.request.headers;
+        let is_websocket =
+            headers.get_known(Known::Upgrade).is_some_and(|token| token.eq_ignore_ascii_case(b"websocket"));
+        if to_http2 || !is_websocket || self.request.version != Version::Http2 {
+            return;
+        }
+        if !headers.iter().any(|(name, _)| name == WEBSOCKET_KEY) {
+            // A nonce that no cache has seen; it is no secret (RFC 6455 §4.1).
+            let mut random = core.random.borrow_mut();
+            let nonce = [random.next_u64().to_ne_bytes(), random.next_u64().to_ne_bytes()].concat();
+            headers.append_wire(WEBSOCKET_KEY, STANDARD.encode(nonce).as_bytes());
+        }
+    }
+
+    /// Makes the head of a switch what the client's version has: the answer to its key over HTTP/1.1, none over HTTP/2
+    /// (RFC 8441 §5).
+    pub(super) fn complete_websocket_reply(&mut self) {
+        let headers = &mut self.response.headers;
+        let is_accept = |name: &[u8]| name == WEBSOCKET_ACCEPT;
+        if self.request.version == Version::Http2 {
+            headers.retain(|name, _| !is_accept(name));
+        } else if self.info.upstream_protocol == Some("HTTP/2")
+            && !headers.iter().any(|(name, _)| is_accept(name))
+            && let Some((_, key)) = self.request.headers.iter().find(|(name, _)| *name == WEBSOCKET_KEY)
+        {
+            headers.append_wire(WEBSOCKET_ACCEPT, websocket_accept(key).as_bytes());
+        }
     }
 
     /// Passes bytes both ways until both sides have ended, or a limit is reached.
@@ -135,6 +218,9 @@ impl Exchange {
                     Poll::Pending => break,
                 }
             }
+            if client_ended && client.poll_reset(cx).is_ready() {
+                return Poll::Ready(Ended::ClientGone);
+            }
             while !upstream_ended {
                 match client.poll_writable(&core.ring, cx) {
                     Poll::Ready(Ok(())) => {}
@@ -168,6 +254,19 @@ impl Exchange {
         .await
     }
 }
+
+/// The answer to a key (RFC 6455 §4.2.2).
+fn websocket_accept(key: &[u8]) -> String {
+    let mut digest = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    digest.update(key);
+    digest.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    STANDARD.encode(digest.finish())
+}
+
+/// Under which CONNECT stands in `upgrade_configs`.
+const CONNECT: &[u8] = b"connect";
+const WEBSOCKET_KEY: &[u8] = b"sec-websocket-key";
+const WEBSOCKET_ACCEPT: &[u8] = b"sec-websocket-accept";
 
 /// Whether `token` may be asked for. What the route says of it goes before the connection manager's list, as in Envoy.
 fn is_allowed(token: &[u8], by_route: &[(Box<str>, bool)], by_manager: &[Box<str>]) -> bool {
@@ -203,6 +302,11 @@ mod tests {
         check("websocket", &[("other", true)], true);
         check("websocket", &[("websocket", false)], false);
         check("websocket, other", &[("other", true)], false);
+    }
+
+    #[test]
+    fn a_key_has_one_answer() {
+        assert_eq!(websocket_accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="); // RFC 6455 §1.3
     }
 
     #[test]

@@ -189,6 +189,11 @@ impl Upload {
         }
     }
 
+    /// The upstream gets no request at all, but the bytes of a tunnel.
+    pub fn skip(&mut self) {
+        self.done = true;
+    }
+
     /// Sends no more of the body: the upstream takes none.
     pub fn give_up(&mut self) {
         self.done = true;

@@ -55,6 +55,8 @@ pub struct Forward {
     pub auto_host_rewrite: bool,
     /// `upgrade_configs`: upgrade token in lower case, and whether it is allowed here; overrides the connection manager's list.
     pub upgrades: Vec<(Box<str>, bool)>,
+    /// `connect_config`: the tunnel of a CONNECT ends here, and the upstream gets its bytes alone.
+    pub terminates_connect: bool,
     /// Whether a hash policy is there at all.
     pub(super) hash: HashPolicy,
     pub(super) cluster: ClusterSpecifier,
@@ -272,6 +274,7 @@ impl Forward {
                 Some(HostRewriteSpecifier::AutoHostRewrite(auto)) if auto.value
             ),
             upgrades: upgrades?,
+            terminates_connect: action.upgrade_configs.iter().any(|config| config.connect_config.is_some()),
             hash: hash?,
             cluster: cluster?,
             path_rewrite: path_rewrite?,
@@ -463,8 +466,8 @@ fn upgrades(
             if seen.iter().any(|(other, _)| **other == *token) {
                 return Err(context.reject("upgrade_type", format!("`{token}` occurs twice")));
             }
-            if config.connect_config.is_some() {
-                return Err(context.reject("connect_config", "CONNECT to TCP is not there yet in this version"));
+            if config.connect_config.is_some() && token != "connect" {
+                return Err(context.reject("connect_config", "is for the upgrade type CONNECT alone"));
             }
             seen.push((token.into(), config.enabled.is_none_or(|enabled| enabled.value)));
             Ok(())

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use h2::client::{self, ResponseFuture, SendRequest};
-use torus_codec::{BodyLength, HeaderMap, RequestMethod, ResponseHead, Unencodable};
+use torus_codec::{BodyLength, HeaderMap, Known, RequestMethod, ResponseHead, Unencodable};
 use torus_ring::{Nanos, Ring, Timer};
 
 use super::connection::{Place, Upstream};
@@ -45,6 +45,8 @@ pub(super) struct Http2Connection {
     retired: Cell<bool>,
     closed_by_peer: Cell<bool>,
     driver: RefCell<Waker>,
+    /// Who waits for the peer's SETTINGS.
+    unsettled: RefCell<Vec<Waker>>,
 }
 
 /// One request's stream.
@@ -56,6 +58,8 @@ pub struct Http2Upstream {
     sender: Option<BodySender>,
     receiver: Option<BodyReceiver>,
     trailer_count_max: usize,
+    /// The request asks for it in place of `upgrade`.
+    protocol: Option<Box<[u8]>>,
 }
 
 /// Why a request's head could not be sent.
@@ -131,10 +135,30 @@ impl Http2Upstream {
         received && self.sender.as_ref().is_some_and(|sender| sender.is_finished() || sender.is_blocked())
     }
 
+    /// Ready when it is known whether the peer takes CONNECT with a protocol (RFC 8441 §3).
+    pub(super) fn poll_takes_protocol(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let connection = &self.connection;
+        if let Some(requests) = connection.requests.borrow().as_ref() {
+            if !connection.settled.get() {
+                connection.unsettled.borrow_mut().push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            return Poll::Ready(requests.is_extended_connect_protocol_enabled());
+        }
+        Poll::Ready(false)
+    }
+
     /// Sends the request's head. Bytes of it.
-    pub fn send_head(&mut self, headers: &HeaderMap, body: BodyLength) -> Result<usize, SendHeadError> {
-        let request = message::write_request(headers, body)?;
-        let ends = matches!(body, BodyLength::Empty | BodyLength::Length(0));
+    pub fn send_head(
+        &mut self,
+        headers: &HeaderMap,
+        body: BodyLength,
+        protocol: Option<&[u8]>,
+    ) -> Result<usize, SendHeadError> {
+        let request = message::write_request(headers, body, protocol)?;
+        let is_tunnel = request.method() == http::Method::CONNECT;
+        let ends = !is_tunnel && matches!(body, BodyLength::Empty | BodyLength::Length(0));
+        self.protocol = protocol.map(Into::into);
         let requests = self.connection.requests.borrow().clone();
         let sent = requests.and_then(|mut requests| requests.send_request(request, ends).ok());
         let Some((response, stream)) = sent else {
@@ -174,6 +198,14 @@ impl Http2Upstream {
         let read = message::read_response(head.status, &head.headers, is_complete, method, header_count_max, response);
         if let Err(malformed) = read {
             return Poll::Ready(Err(HeadError::Malformed(malformed)));
+        }
+        if let Some(protocol) = self.protocol.as_ref().filter(|_| (200..300).contains(&response.status)) {
+            // What HTTP/1.1 calls a switch (RFC 8441 §5).
+            response.status = 101;
+            response.headers.set_known(Known::Status, b"101");
+            response.headers.set_known(Known::Upgrade, protocol);
+            response.headers.set_known(Known::Connection, b"upgrade");
+            response.headers.remove_known(Known::ContentLength);
         }
         if let Some(stream) = stream {
             self.response = None;
@@ -293,6 +325,7 @@ impl Pools {
             retired: Cell::new(false),
             closed_by_peer: Cell::new(false),
             driver: RefCell::new(Waker::noop().clone()),
+            unsettled: RefCell::default(),
         });
         let mut state = self.state.borrow_mut();
         match state.host_pool(chosen) {
@@ -335,6 +368,7 @@ impl Pools {
             sender: None,
             receiver: None,
             trailer_count_max,
+            protocol: None,
         };
         Ok(Lease::of_http2(self, stream))
     }
@@ -400,6 +434,7 @@ impl Pools {
     /// The peer said how many streams it takes: those that waited for that may come.
     fn on_http2_settled(&self, connection: &Http2Connection) {
         connection.settled.set(true);
+        connection.unsettled.take().into_iter().for_each(Waker::wake);
         let place = &connection.place;
         self.state.borrow_mut().invite_all(place.cluster, place, &connection.address);
     }
@@ -484,6 +519,7 @@ async fn drive(
     .await;
     connection.retired.set(true);
     drop(connection.requests.borrow_mut().take());
+    connection.unsettled.take().into_iter().for_each(Waker::wake);
     // Streams that are still open notice.
     drop(codec);
     pools.on_http2_closed(&connection);

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use torus_codec::{
-    BodyLength, ConnectionToken, EncodeOptions, HeaderMap, Limits, NameCase, RequestMethod, ResponseHead,
+    BodyLength, ConnectionToken, EncodeOptions, HeaderMap, Known, Limits, NameCase, RequestMethod, ResponseHead,
 };
 use torus_ring::Ring;
 
@@ -65,6 +65,19 @@ impl UpstreamStream<'_> {
         http1_trailers || matches!(self, Self::Http2(_))
     }
 
+    /// Ready when it is known whether a request that asks for an upgrade may be sent here.
+    pub fn poll_takes_upgrade(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match self {
+            Self::Http1(_) => Poll::Ready(true),
+            Self::Http2(stream) => stream.poll_takes_protocol(cx),
+        }
+    }
+
+    /// Whether it is a stream among others.
+    pub fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
     /// Sends the request's head. Bytes of it.
     pub fn send_head(
         &mut self,
@@ -83,8 +96,10 @@ impl UpstreamStream<'_> {
                 Ok(head_bytes)
             }
             // Only an HTTP/1.1 connection is switched by `upgrade` (RFC 9113 §8.6).
-            Self::Http2(_) if token == ConnectionToken::Upgrade => Err(SendHeadError::Unencodable),
-            Self::Http2(stream) => stream.send_head(headers, body),
+            Self::Http2(stream) => {
+                let protocol = headers.get_known(Known::Upgrade).filter(|_| token == ConnectionToken::Upgrade);
+                stream.send_head(headers, body, protocol)
+            }
         }
     }
 
@@ -189,8 +204,13 @@ impl UpstreamStream<'_> {
 
     /// Ends our side after the protocol was switched.
     pub fn end_bytes(&mut self) {
-        if let Self::Http1(upstream) = self {
-            upstream.socket.shutdown_write();
+        match self {
+            Self::Http1(upstream) => upstream.socket.shutdown_write(),
+            Self::Http2(stream) => {
+                if let Some(sender) = stream.sender() {
+                    sender.finish(&HeaderMap::default());
+                }
+            }
         }
     }
 

@@ -53,6 +53,7 @@ pub fn parse(config: Option<&core::Http2ProtocolOptions>, context: &mut ParseCon
             context,
         ),
         frames,
+        takes_protocols: config.allow_connect,
         keepalive: config
             .connection_keepalive
             .as_ref()

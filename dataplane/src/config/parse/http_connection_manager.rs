@@ -410,7 +410,7 @@ fn upgrades(
     let mut seen: Vec<String> = Vec::new();
     let parsed = context.each("upgrade_configs", configs, |config, context| {
         let upgrade = context.non_empty("upgrade_type", &config.upgrade_type)?.to_ascii_lowercase();
-        if matches!(upgrade.as_str(), "connect" | "connect-udp") {
+        if upgrade == "connect-udp" {
             return Err(context.reject("upgrade_type", format!("`{upgrade}` is not there yet in this version")));
         }
         if seen.contains(&upgrade) {

@@ -11,17 +11,28 @@ use torus_codec::{
     Unencodable, Version,
 };
 
-/// Reads a request into `head`, which is cleared first.
+/// What a request's connection and stream say of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The stream ended with its head.
+    pub is_complete: bool,
+    /// TLS ends here.
+    pub is_secure: bool,
+    /// CONNECT may name a protocol: our SETTINGS said so.
+    pub takes_protocols: bool,
+}
+
+/// Reads a request into `head`, which is cleared first. CONNECT with a protocol becomes a GET that asks to be upgraded to it.
 ///
-/// Source: RFC 9113 §8.2, §8.3.1. `is_complete`: the stream ended with its head.
+/// Source: RFC 9113 §8.2, §8.3.1; RFC 8441 §4, §5.
 /// Errors: the stream is answered with the fault's status.
 pub fn read_request(
     request: &http::request::Parts,
-    is_complete: bool,
-    is_secure: bool,
+    place: Place,
     options: &RequestOptions,
     head: &mut RequestHead,
 ) -> Result<(), Malformed> {
+    let Place { is_complete, is_secure, takes_protocols } = place;
     let headers = &mut head.headers;
     headers.clear();
     head.version = Version::Http2;
@@ -30,7 +41,11 @@ pub fn read_request(
     head.expect_continue = false;
     head.dropped_underscore_count = 0;
     head.body = BodyLength::Empty;
-    let method = request.method.as_str().as_bytes();
+    let protocol = request.extensions.get::<h2::ext::Protocol>();
+    if protocol.is_some_and(|protocol| !takes_protocols || !is_protocol(protocol.as_str())) {
+        return Err(Malformed::FieldName);
+    }
+    let method = if protocol.is_some() { b"GET" } else { request.method.as_str().as_bytes() };
     if !options.allow_custom_methods && !torus_codec::is_known_method(method) {
         return Err(Malformed::Method);
     }
@@ -107,6 +122,15 @@ pub fn read_request(
         headers.append_wire(name, value);
     }
     cookies.write(headers);
+    if let Some(protocol) = protocol {
+        headers.append_known(Known::Upgrade, protocol.as_str().as_bytes());
+        headers.append_known(Known::Connection, b"upgrade");
+        head.upgrade = true;
+    }
+    if protocol.is_some() || request.method == Method::CONNECT {
+        // What follows is no body (RFC 9113 §8.5).
+        return if content_length.is_none_or(|length| length == 0) { Ok(()) } else { Err(Malformed::ContentLength) };
+    }
     head.body = match (is_complete, content_length) {
         (true, None | Some(0)) | (false, Some(0)) => BodyLength::Empty,
         (true, Some(_)) => return Err(Malformed::ContentLength),
@@ -114,6 +138,12 @@ pub fn read_request(
         (false, None) => BodyLength::Chunked,
     };
     Ok(())
+}
+
+/// Whether a `:protocol` can stand in `upgrade` (RFC 9110 §7.8).
+fn is_protocol(text: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_good)
 }
 
 /// `:authority`, or `host` in its place; where both are there they must agree (RFC 9113 §8.3.1).
@@ -230,16 +260,20 @@ pub fn read_trailers(fields: &http::HeaderMap, count_max: usize, trailers: &mut 
     true
 }
 
-/// A request as `h2` sends it.
+/// A request as `h2` sends it. One that asks for the upgrade to `protocol` becomes CONNECT with it.
 ///
-/// Source: RFC 9113 §8.3.1. `:authority` stands for `host`; `te` says `trailers` or is not there.
+/// Source: RFC 9113 §8.3.1; RFC 8441 §4. `:authority` stands for `host`; `te` says `trailers` or is not there.
 /// Errors: a header change made something that is no HTTP.
-pub fn write_request(headers: &HeaderMap, body: BodyLength) -> Result<Request<()>, Unencodable> {
+pub fn write_request(
+    headers: &HeaderMap,
+    body: BodyLength,
+    protocol: Option<&[u8]>,
+) -> Result<Request<()>, Unencodable> {
     let method = headers.get_known(Known::Method).and_then(|method| Method::from_bytes(method).ok());
     let method = method.ok_or(Unencodable::StartLine)?;
     let authority = headers.get_known(Known::Authority).unwrap_or_default();
     let mut uri = Uri::builder().authority(authority);
-    if method != Method::CONNECT {
+    if method != Method::CONNECT || protocol.is_some() {
         let path = headers.get_known(Known::Path).filter(|path| torus_codec::is_path(method.as_str().as_bytes(), path));
         uri = uri.path_and_query(path.ok_or(Unencodable::StartLine)?);
         uri = uri.scheme(headers.get_known(Known::Scheme).unwrap_or(b"http"));
@@ -249,13 +283,22 @@ pub fn write_request(headers: &HeaderMap, body: BodyLength) -> Result<Request<()
     *request.uri_mut() = uri.build().map_err(|_| Unencodable::StartLine)?;
     *request.method_mut() = method;
     write_fields(headers, request.headers_mut())?;
-    write_length(body, request.headers_mut());
+    if let Some(protocol) = protocol {
+        let text = std::str::from_utf8(protocol).map_err(|_| Unencodable::FieldValue)?;
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(h2::ext::Protocol::from(text));
+        request.headers_mut().remove(http::header::CONTENT_LENGTH);
+    } else if request.method() == Method::CONNECT {
+        request.headers_mut().remove(http::header::CONTENT_LENGTH);
+    } else {
+        write_length(body, request.headers_mut());
+    }
     Ok(request)
 }
 
 /// A response as `h2` sends it, and how its body is framed: `Empty` where the stream ends with the head.
 ///
-/// Source: RFC 9113 §8.3.2; RFC 9110 §8.6 for the fields of responses without a body.
+/// Source: RFC 9113 §8.3.2; RFC 9110 §8.6 for the fields of responses without a body; RFC 8441 §5: a switch is 200.
 pub fn write_response(
     headers: &HeaderMap,
     body: BodyLength,
@@ -269,6 +312,13 @@ pub fn write_response(
     let fields = response.headers_mut();
     write_fields(headers, fields)?;
     let code = status.as_u16();
+    if code == 101 || method == RequestMethod::Connect && status.is_success() {
+        fields.remove(http::header::CONTENT_LENGTH);
+        if code == 101 {
+            *response.status_mut() = StatusCode::OK;
+        }
+        return Ok((response, BodyLength::UntilClose));
+    }
     let on_wire = if code < 200 || code == 204 {
         fields.remove(http::header::CONTENT_LENGTH);
         BodyLength::Empty

@@ -17,6 +17,8 @@ pub struct Http2Options {
     pub connection_window_bytes: u32,
     /// What the peer may send besides.
     pub frames: FrameLimits,
+    /// Take CONNECT with a protocol (`allow_connect`, RFC 8441 §3); only what clients send is asked for it.
+    pub takes_protocols: bool,
     /// How the peer is asked whether it is still there.
     pub keepalive: Option<KeepaliveOptions>,
 }
@@ -30,6 +32,7 @@ impl Default for Http2Options {
             stream_window_bytes: 256 * 1024,
             connection_window_bytes: 1024 * 1024,
             frames: FrameLimits::default(),
+            takes_protocols: false,
             keepalive: None,
         }
     }

@@ -106,8 +106,8 @@ fn what_is_wrong_is_named() {
     );
     check("via: \"a\\nb\"", &["via: must not contain control characters"]);
     check(
-        "upgrade_configs: [{upgrade_type: CONNECT}]",
-        &["upgrade_configs[0].upgrade_type: `connect` is not there yet in this version"],
+        "upgrade_configs: [{upgrade_type: CONNECT-UDP}]",
+        &["upgrade_configs[0].upgrade_type: `connect-udp` is not there yet in this version"],
     );
     check(
         "upgrade_configs: [{upgrade_type: websocket}, {upgrade_type: WebSocket}]",
