@@ -23,6 +23,19 @@ impl Default for Times {
 }
 
 impl Times {
+    /// Of `counts`: nanoseconds and how many.
+    pub fn of<'c>(counts: impl IntoIterator<Item = (&'c u64, &'c u64)>) -> Times {
+        let mut times = Times::default();
+        for (value, count) in counts {
+            times.0.saturating_record_n(*value, *count);
+        }
+        times
+    }
+
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+
     pub fn record(&mut self, nanoseconds: u64) {
         self.0.saturating_record(nanoseconds);
     }

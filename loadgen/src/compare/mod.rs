@@ -3,8 +3,13 @@
 //! ```text
 //! round: A -> B -> C -> C -> B -> A      what the machine does meanwhile meets all of them, and slow drift cancels
 //! ```
+//! Reports that were saved are compared second by second, without rounds.
+//!
 //! A round in which a run was not valid says nothing and is made anew, up to as many rounds again as were asked for.
 
+mod html;
+mod saved;
+mod server;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -16,9 +21,13 @@ use clap::Parser;
 use serde::Serialize;
 use torus_tune::bench::difference::{self, Answer, Difference, PAIR_COUNT_MIN};
 
+use self::saved::Saved;
+use self::server::Server;
+use crate::environment::{self, Environment};
 use crate::report::Report;
 use crate::run::execute::execute;
 use crate::run::setup::{self, Setup};
+use crate::run::target::Target;
 use crate::run::{self, RunError};
 use crate::verdict::Kind;
 use crate::worker::Load;
@@ -29,7 +38,7 @@ const SCHEMA: &str = "torus-load.compare.v1";
 /// Flags of `torus-load compare`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Targets, each compared with the first.
+    /// Targets, each compared with the first; or files that `run --json` wrote.
     #[arg(required = true, num_args = 2.., value_name = "TARGET")]
     pub targets: Vec<String>,
     /// Rounds in which every run is valid; each has two runs of every target.
@@ -38,6 +47,15 @@ pub struct Options {
     /// Write the comparison as JSON to this file; `-` for standard output, instead of the text.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Command that serves a target, in the order of the targets: it is started for each run of it and ended after it.
+    #[arg(long, value_name = "COMMAND")]
+    pub start: Vec<String>,
+    /// Compare saved reports although they were made in different environments.
+    #[arg(long)]
+    pub different_environments: bool,
+    /// Write a page that opens without a network.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Print nothing while it lasts.
     #[arg(short, long)]
     pub quiet: bool,
@@ -57,6 +75,20 @@ pub enum CompareError {
     Single(&'static str),
     #[error("{target}: {source}")]
     Run { target: String, source: RunError },
+    #[error("{path}: {source}")]
+    File { path: String, source: std::io::Error },
+    #[error("{path}: {what}")]
+    Report { path: String, what: String },
+    #[error(
+        "{one} and {other} were made in different environments: {what}; add --different-environments to compare them still"
+    )]
+    Environment { one: String, other: String, what: String },
+    #[error("--start: {starts} commands for {targets} targets; as many are wanted")]
+    Starts { starts: usize, targets: usize },
+    #[error("--start `{command}`: {what}")]
+    Start { command: String, what: String },
+    #[error("{0} is a file and the others are not; either all are, or none")]
+    Mixed(String),
     #[error(transparent)]
     Other(#[from] RunError),
 }
@@ -67,6 +99,7 @@ pub struct Comparison {
     pub schema: &'static str,
     pub targets: Vec<String>,
     pub flags: Vec<String>,
+    pub environment: Environment,
     pub rounds: Vec<Round>,
     /// Rounds that are left out, for one of their runs was not valid.
     pub unfit_round_count: usize,
@@ -146,6 +179,8 @@ struct Side {
     setup: Setup,
     load: Load,
     options: run::Options,
+    /// Command of its server.
+    start: Option<String>,
 }
 
 /// Compares and prints what was found; the exit code is 3 where too few rounds were valid.
@@ -153,7 +188,18 @@ pub fn run(options: &Options) -> Result<ExitCode, CompareError> {
     if options.rounds < PAIR_COUNT_MIN {
         return Err(CompareError::Rounds(options.rounds));
     }
-    let sides = options.targets.iter().map(|target| side(target, &options.flags)).collect::<Result<Vec<_>, _>>()?;
+    let files: Vec<_> = options.targets.iter().filter(|target| Path::new(target).is_file()).collect();
+    if let Some(file) = files.first() {
+        if files.len() < options.targets.len() {
+            return Err(CompareError::Mixed((*file).clone()));
+        }
+        return run_saved(options);
+    }
+    if !options.start.is_empty() && options.start.len() != options.targets.len() {
+        return Err(CompareError::Starts { starts: options.start.len(), targets: options.targets.len() });
+    }
+    let side = |(at, target): (usize, &String)| side(target, &options.flags, options.start.get(at));
+    let sides = options.targets.iter().enumerate().map(side).collect::<Result<Vec<_>, _>>()?;
     let stop = run::stop_flag()?;
     let mut rounds: Vec<Round> = Vec::new();
     let mut fit_count = 0;
@@ -165,15 +211,30 @@ pub fn run(options: &Options) -> Result<ExitCode, CompareError> {
             eprintln!("round {}: {fit_count} of {} are valid", rounds.len(), options.rounds);
         }
     }
-    let comparison = conclude(options, rounds, stop.load(Ordering::Relaxed));
+    write(options, &conclude(options, rounds, stop.load(Ordering::Relaxed)))
+}
+
+fn run_saved(options: &Options) -> Result<ExitCode, CompareError> {
+    let mut all = Vec::new();
+    for path in &options.targets {
+        all.push((path, Saved::read(path)?));
+    }
+    let against = saved::compare(&all, options.different_environments)?;
+    write(options, &Comparison { against, ..conclude(options, Vec::new(), false) })
+}
+
+/// Writes the comparison in every form that was asked for.
+fn write(options: &Options, comparison: &Comparison) -> Result<ExitCode, CompareError> {
     if options.json.as_deref() == Some(Path::new("-")) {
-        println!("{}", json(&comparison));
+        print!("{}", json(comparison));
     } else {
-        print!("{}", text::render(&comparison));
-        if let Some(path) = &options.json {
-            let fail = |source| RunError::Write { path: path.display().to_string(), source };
-            std::fs::write(path, json(&comparison) + "\n").map_err(fail)?;
-        }
+        print!("{}", text::render(comparison));
+    }
+    let json_path = options.json.as_ref().filter(|path| *path != Path::new("-"));
+    for (path, content) in [(json_path, json as fn(&Comparison) -> String), (options.html.as_ref(), html::render)] {
+        let Some(path) = path else { continue };
+        let fail = |source| RunError::Write { path: path.display().to_string(), source };
+        std::fs::write(path, content(comparison)).map_err(fail)?;
     }
     let cannot_tell = |against: &Against| against.differences.iter().any(|found| found.answer == Answer::CannotTell);
     Ok(if comparison.against.iter().any(cannot_tell) { ExitCode::from(3) } else { ExitCode::SUCCESS })
@@ -181,10 +242,10 @@ pub fn run(options: &Options) -> Result<ExitCode, CompareError> {
 
 fn json(comparison: &Comparison) -> String {
     // Plain structs of numbers and strings always have a JSON form.
-    serde_json::to_string_pretty(comparison).unwrap_or_default()
+    serde_json::to_string_pretty(comparison).unwrap_or_default() + "\n"
 }
 
-fn side(target: &str, flags: &[String]) -> Result<Side, CompareError> {
+fn side(target: &str, flags: &[String], start: Option<&String>) -> Result<Side, CompareError> {
     let words = ["run", target].into_iter().chain(flags.iter().map(String::as_str));
     let parsed = Single::try_parse_from(words).map_err(|error| {
         let text = error.to_string();
@@ -198,14 +259,18 @@ fn side(target: &str, flags: &[String]) -> Result<Side, CompareError> {
         ("--csv", options.csv.is_some()),
         ("--hgrm", options.hgrm.is_some()),
         ("--html", options.html.is_some()),
+        ("--hlog", options.hlog.is_some()),
     ];
     if let Some((flag, _)) = single.iter().find(|(_, is_given)| *is_given) {
         return Err(CompareError::Single(flag));
     }
     let fail = |error: setup::SetupError| CompareError::Run { target: target.to_owned(), source: error.into() };
     let load = setup::load(&options).map_err(fail)?;
+    let addresses = || Target::parse(target).map(|target| target.addresses).map_err(|error| fail(error.into()));
+    // The set-up tries a connection.
+    let _server = start.map(|command| Server::start(command, &addresses()?)).transpose()?;
     let setup = Setup::new(&options).map_err(fail)?;
-    Ok(Side { setup, load, options })
+    Ok(Side { setup, load, options, start: start.cloned() })
 }
 
 /// One round; nothing when it was stopped.
@@ -214,6 +279,8 @@ fn round(sides: &[Side], stop: &Arc<AtomicBool>) -> Result<Option<Round>, Compar
     let order: Vec<usize> = (0..sides.len()).chain((0..sides.len()).rev()).collect();
     for index in order {
         let (Some(side), Some(samples)) = (sides.get(index), samples.get_mut(index)) else { continue };
+        let _server =
+            side.start.as_ref().map(|command| Server::start(command, &side.setup.target.addresses)).transpose()?;
         let outcome = execute(&side.setup, &side.load, stop);
         let fail = |error: run::execute::ExecuteError| CompareError::Run {
             target: side.setup.target.url.clone(),
@@ -241,6 +308,7 @@ fn conclude(options: &Options, rounds: Vec<Round>, interrupted: bool) -> Compari
         schema: SCHEMA,
         targets: options.targets.clone(),
         flags: options.flags.clone(),
+        environment: environment::gather(Path::new("/")),
         unfit_round_count: rounds.len() - fit.len(),
         interrupted,
         against: options.targets.iter().enumerate().skip(1).map(against).collect(),
@@ -251,6 +319,12 @@ fn conclude(options: &Options, rounds: Vec<Round>, interrupted: bool) -> Compari
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Parser)]
+    struct OptionsOnly {
+        #[command(flatten)]
+        options: Options,
+    }
 
     fn sample(verdict: Kind, p50: f64) -> Sample {
         Sample { verdict, p50, p90: 10.0, p99: 10.0, p999: 10.0, service_p50: 10.0 }
@@ -265,8 +339,8 @@ mod tests {
 
     #[test]
     fn only_valid_rounds_speak() {
-        let targets = ["http://a", "http://b"].map(str::to_owned).to_vec();
-        let options = Options { targets, rounds: 8, json: None, quiet: true, flags: Vec::new() };
+        let words = ["compare", "http://a", "http://b", "-q"];
+        let options = OptionsOnly::parse_from(words).options;
         for (rounds, expected, word) in [
             (rounds(8, Kind::Valid, 5.0), Answer::Worse, "higher"),
             (rounds(8, Kind::Valid, -5.0), Answer::Better, "lower"),

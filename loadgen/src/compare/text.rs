@@ -17,7 +17,14 @@ pub(super) fn render(comparison: &Comparison) -> String {
 fn write(comparison: &Comparison, out: &mut String) -> std::fmt::Result {
     let first = comparison.targets.first().map(String::as_str).unwrap_or_default();
     let fit_count = comparison.rounds.len() - comparison.unfit_round_count;
-    writeln!(out, "{fit_count} valid rounds, {} left out", comparison.unfit_round_count)?;
+    if comparison.rounds.is_empty() && !comparison.interrupted {
+        writeln!(
+            out,
+            "saved reports, second by second; the runs were not interleaved, so drift of the machine counts as difference"
+        )?;
+    } else {
+        writeln!(out, "{fit_count} valid rounds, {} left out", comparison.unfit_round_count)?;
+    }
     if comparison.interrupted {
         writeln!(out, "interrupted: fewer rounds than were asked for")?;
     }
@@ -37,7 +44,7 @@ fn write(comparison: &Comparison, out: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-fn words(answer: Answer) -> &'static str {
+pub(super) fn words(answer: Answer) -> &'static str {
     match answer {
         Answer::Better => "lower",
         Answer::Worse => "higher",

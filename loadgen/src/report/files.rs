@@ -1,8 +1,13 @@
-//! The report as CSV and as HdrHistogram's percentile file.
+//! The report as CSV, as HdrHistogram's percentile file and as its interval log.
 
 use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 
 use super::Report;
+use crate::record::Times;
 
 /// Steps of the percentile curve for each halving of what is left.
 const TICKS_PER_HALF: u32 = 10;
@@ -55,4 +60,25 @@ pub fn hgrm(report: &Report) -> String {
     let _ = writeln!(out, "#[Max     = {max:>12.6}, Total count    = {count:>12}]");
     let _ = writeln!(out, "#[Buckets = {:>12}, SubBuckets     = {:>12}]", 30, 2048);
     out
+}
+
+/// The response time of each stretch as an interval log of HdrHistogram, version 2: values in nanoseconds, largest ones in milliseconds.
+pub fn hlog(report: &Report) -> String {
+    let mut out = Vec::new();
+    let mut serializer = V2DeflateSerializer::new();
+    let began = UNIX_EPOCH + Duration::from_secs_f64(report.began);
+    let mut builder = IntervalLogWriterBuilder::new();
+    builder.add_comment(&format!("[torus-load {}: response time of {}]", report.version, report.target));
+    builder.with_start_time(began).with_base_time(began).with_max_value_divisor(1e6);
+    let first = report.points.first().map_or(0, |point| point.from);
+    if let Ok(mut log) = builder.begin_log_with(&mut out, &mut serializer) {
+        for point in &report.points {
+            let times = Times::of(&point.response);
+            let from = Duration::from_nanos(point.from.saturating_sub(first));
+            let length = Duration::from_nanos(point.to.saturating_sub(point.from));
+            // Writing to a vector cannot fail, and the histogram's bounds are those of all others.
+            let _ = log.write_histogram(times.histogram(), from, length, None);
+        }
+    }
+    String::from_utf8(out).unwrap_or_default()
 }

@@ -10,7 +10,7 @@ use crate::run::find::Tried;
 /// Steps of the percentile curve for each halving of what is left.
 const TICKS_PER_HALF: u32 = 8;
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#1a1f26;background:#fff}\
+pub(crate) const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#1a1f26;background:#fff}\
 h1{font-size:1.4em;overflow-wrap:anywhere}h2{font-size:1.1em;margin:2em 0 .4em}table{border-collapse:collapse}\
 td,th{padding:.15em 1em .15em 0;text-align:right;font-variant-numeric:tabular-nums}td:first-child,th:first-child{text-align:left}\
 .verdict{display:inline-block;padding:.2em .7em;border-radius:.3em;color:#fff}.good{background:#1b7f4b}.bad{background:#b3261e}\
@@ -107,7 +107,7 @@ fn table(report: &Report, out: &mut String) {
     out.push_str("</table>");
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -5,8 +5,12 @@ pub mod html;
 mod plot;
 pub mod text;
 
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
 use serde::Serialize;
 
+use crate::environment::{self, Environment};
 use crate::record::{Cause, Record, Times};
 use crate::run::execute::{Outcome, Point};
 use crate::run::find::Found;
@@ -50,6 +54,10 @@ pub struct Report {
     pub series: Vec<SeriesPoint>,
     /// With `--find-max`; all else is then of the last try.
     pub search: Option<Found>,
+    /// Where the run was made.
+    pub environment: Environment,
+    /// When measuring began, in seconds since 1970.
+    pub began: f64,
     #[serde(skip)]
     pub record: Record,
     #[serde(skip)]
@@ -348,6 +356,8 @@ impl Report {
             }),
             series: outcome.series.iter().map(|point| series_point(point, load)).collect(),
             search: None,
+            environment: environment::gather(Path::new("/")),
+            began: outcome.began.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             record: record.clone(),
             points: outcome.series.clone(),
         }

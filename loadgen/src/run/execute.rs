@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::setup::Setup;
 use super::watch::{Usage, WatchError};
@@ -19,7 +19,7 @@ const POINTS_MAX: usize = 600;
 const SHORT: u64 = 500_000_000;
 
 /// What happened.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
     pub record: Record,
     /// Of each target.
@@ -27,6 +27,8 @@ pub struct Outcome {
     pub workers: Vec<worker::Used>,
     pub series: Vec<Point>,
     pub interrupted: bool,
+    /// When measuring began.
+    pub began: SystemTime,
     /// The measured part, in nanoseconds.
     pub wall: u64,
     /// What the target used in the measured part.
@@ -133,7 +135,17 @@ pub fn execute(setup: &Setup, load: &Load, stop: &Arc<AtomicBool>) -> Result<Out
         }
     }
     gather.end()?;
-    let mut outcome = Outcome { interrupted: stop.load(Ordering::Relaxed), ..Outcome::default() };
+    let began = gather.start.get().map(|start| *start + Duration::from_nanos(load.measured_from()));
+    let mut outcome = Outcome {
+        record: Record::default(),
+        by_target: Vec::new(),
+        workers: Vec::new(),
+        series: Vec::new(),
+        interrupted: stop.load(Ordering::Relaxed),
+        began: SystemTime::now() - began.map(|began| began.elapsed()).unwrap_or_default(),
+        wall: 0,
+        target: None,
+    };
     for handle in handles {
         let Finished { records, used } =
             handle.join().map_err(|_| ExecuteError::Lost)?.map_err(ExecuteError::Worker)?;

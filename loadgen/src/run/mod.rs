@@ -99,11 +99,12 @@ fn write(options: &Options, report: &Report) -> Result<(), RunError> {
     } else {
         print!("{}", text::render(report));
     }
-    let forms: [(_, Form); 4] = [
+    let forms: [(_, Form); 5] = [
         (&options.json, Report::json),
         (&options.csv, files::csv),
         (&options.hgrm, files::hgrm),
         (&options.html, html::render),
+        (&options.hlog, files::hlog),
     ];
     for (path, form) in forms {
         let Some(path) = path.as_ref().filter(|path| *path != Path::new("-")) else { continue };

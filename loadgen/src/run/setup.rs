@@ -139,6 +139,9 @@ pub struct Options {
     /// Write the percentiles of the response time as HdrHistogram's plotter reads them.
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
+    /// Write the response times of each second as an interval log of HdrHistogram (version 2).
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
     /// Write a page with plots that opens without a network.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
