@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Barrier, OnceLock};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::setup::Setup;
@@ -128,8 +128,12 @@ pub fn execute(setup: &Setup, load: &Load, stop: &Arc<AtomicBool>) -> Result<Out
         if stop.load(Ordering::Relaxed) {
             stop_all.store(true, Ordering::Relaxed);
         }
+        // Asked first: what a worker sent before it ended is then in the channel already.
+        let ended = handles.iter().all(JoinHandle::is_finished);
         match updates.recv_timeout(Duration::from_millis(20)) {
             Ok(update) => gather.update(update)?,
+            // A task that the runtime never dropped may hold its end of the channel for ever.
+            Err(RecvTimeoutError::Timeout) if ended => break,
             Err(RecvTimeoutError::Timeout) => gather.tick()?,
             Err(RecvTimeoutError::Disconnected) => break,
         }
