@@ -79,7 +79,13 @@ pub async fn run(
                     newest = Arc::new(next);
                     change
                 }
-                Scan::Changed => {
+                Scan::RoutesChanged { mesh } if folder.touched().is_empty() => {
+                    let next = newest.with_routes(folder.objects(), unread(&folder));
+                    tell(&next);
+                    newest = Arc::new(next);
+                    Change::Routes { mesh }
+                }
+                Scan::RoutesChanged { .. } | Scan::Changed => {
                     newest = view(&folder, &options);
                     tell_status(&newest, &mut status);
                     Change::Anything
@@ -104,8 +110,17 @@ pub async fn run(
 }
 
 fn view(folder: &Folder, options: &Options) -> Arc<MeshView> {
-    let unread = folder.findings().map(|finding| finding.line().to_string()).collect();
-    let view = MeshView::build(folder.objects(), unread, &options.mesh);
+    let view = MeshView::build(folder.objects(), unread(folder), &options.mesh);
+    tell(&view);
+    Arc::new(view)
+}
+
+fn unread(folder: &Folder) -> Vec<String> {
+    folder.findings().map(|finding| finding.line().to_string()).collect()
+}
+
+/// Logs what is wrong.
+fn tell(view: &MeshView) {
     for (severity, line) in view.findings() {
         match severity {
             Severity::Error => tracing::error!("{line}"),
@@ -113,7 +128,6 @@ fn view(folder: &Folder, options: &Options) -> Arc<MeshView> {
             Severity::Info => tracing::info!("{line}"),
         }
     }
-    Arc::new(view)
 }
 
 fn tell_status(view: &MeshView, file: &mut StatusFile) {

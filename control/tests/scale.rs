@@ -293,7 +293,9 @@ fn one_gateway_is_translated() {
     let proxy = Proxy::from_node(&gateway(1)).unwrap();
     let started = Instant::now();
     let clusters = translate::clusters(&mesh, &proxy);
-    let endpoints = translate::endpoints(&mesh, &proxy, None);
+    // A proxy asks for those of the clusters that it was sent.
+    let names = clusters.iter().map(|(name, _)| name.clone()).collect();
+    let endpoints = translate::endpoints(&mesh, &proxy, Some(&names));
     let listeners = translate::listeners(&mesh, &proxy);
     let routes = translate::routes(&mesh, &proxy);
     let translated = started.elapsed();

@@ -10,6 +10,10 @@ use torus_control::daemon::{Options, run};
 use torus_control::model::MeshOptions;
 use tracing_subscriber::EnvFilter;
 
+/// Translation is made of small allocations on many threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Control plane of a Torus mesh: Istio and Kubernetes configuration in from a folder, xDS out.
 #[derive(Parser)]
 #[command(name = "torusd", version)]

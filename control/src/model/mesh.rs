@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::api::{
     DestinationRule, Gateway, MeshConfig, PeerAuthentication, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
@@ -62,6 +62,8 @@ pub struct Mesh {
     pub services: Vec<Arc<Service>>,
     /// Where in `services` those of a host name are.
     pub(crate) by_host: Arc<HashMap<String, Vec<usize>>>,
+    /// Where in `services` those with an endpoint at an address are; made when it is first asked for.
+    by_address: OnceLock<HashMap<Box<str>, Vec<usize>>>,
     pub gateways: Vec<Arc<Config<Gateway>>>,
     /// Delegates are resolved, names are full.
     pub virtual_services: Vec<Arc<Config<VirtualService>>>,
@@ -95,6 +97,16 @@ impl Mesh {
     /// The mesh that `objects` describe, and what is to be said of them. An object that cannot be used is left out and
     /// found; it never keeps the others from working.
     pub fn build(objects: &[Object], options: &MeshOptions) -> (Self, Vec<Finding>) {
+        Self::assemble(objects, options, None)
+    }
+
+    /// This mesh after a change of nothing but virtual services. Services are not looked at again, which are most of a large mesh.
+    pub fn with_routes(&self, objects: &[Object]) -> (Self, Vec<Finding>) {
+        Self::assemble(objects, &self.options, Some(self))
+    }
+
+    /// Builds a mesh, with the services of one that is `known`.
+    fn assemble(objects: &[Object], options: &MeshOptions, known: Option<&Self>) -> (Self, Vec<Finding>) {
         let mut findings = Vec::new();
         let mut sorted = Sorted::default();
         let mut gateways = Vec::new();
@@ -123,11 +135,17 @@ impl Mesh {
         oldest_first(&mut peers);
 
         let config = mesh_config(&sorted, options, &mut findings);
-        let services = registry::services(&sorted, &config, options);
-        let mut by_host: HashMap<String, Vec<usize>> = HashMap::new();
-        for (index, service) in services.iter().enumerate() {
-            by_host.entry(service.hostname.clone()).or_default().push(index);
-        }
+        let (services, by_host) = match known {
+            Some(known) => (known.services.clone(), known.by_host.clone()),
+            None => {
+                let services = registry::services(&sorted, &config, options);
+                let mut by_host: HashMap<String, Vec<usize>> = HashMap::new();
+                for (index, service) in services.iter().enumerate() {
+                    by_host.entry(service.hostname.clone()).or_default().push(index);
+                }
+                (services, Arc::new(by_host))
+            }
+        };
         let mut virtual_services = virtual_service::resolve(virtual_services, options, &mut findings);
         let derived = gateway_api::derive(objects, &services, &options.domain);
         findings.extend(derived.findings);
@@ -140,7 +158,8 @@ impl Mesh {
         let mesh = Self {
             options: options.clone(),
             services,
-            by_host: Arc::new(by_host),
+            by_host,
+            by_address: OnceLock::new(),
             gateways: gateways.into_iter().map(Arc::new).collect(),
             virtual_services: virtual_services.into_iter().map(Arc::new).collect(),
             destination_rules: Arc::new(destination::DestinationRules::merge(rules, &config, options)),
@@ -188,7 +207,7 @@ impl Mesh {
             }
         }
         sorted.sort();
-        let mut mesh = self.clone();
+        let mut mesh = Self { by_address: OnceLock::new(), ..self.clone() };
         let mut names = Vec::new();
         for service in registry::services(&sorted, &self.config, &self.options) {
             let known = self.by_host.get(&service.hostname).into_iter().flatten().copied().find(|index| {
@@ -206,6 +225,26 @@ impl Mesh {
             }
         }
         (mesh, names)
+    }
+
+    /// The services with an endpoint at one of `addresses`, oldest first.
+    pub fn services_at(&self, addresses: &[String]) -> Vec<&Arc<Service>> {
+        let by_address = self.by_address.get_or_init(|| {
+            let mut found: HashMap<Box<str>, Vec<usize>> = HashMap::new();
+            for (index, service) in self.services.iter().enumerate() {
+                let all = service.endpoints.values().flatten();
+                for address in all.map(|endpoint| endpoint.address.as_str()).collect::<BTreeSet<_>>() {
+                    match found.get_mut(address) {
+                        Some(list) => list.push(index),
+                        None => drop(found.insert(address.into(), vec![index])),
+                    }
+                }
+            }
+            found
+        });
+        let found: BTreeSet<usize> =
+            addresses.iter().filter_map(|address| by_address.get(address.as_str())).flatten().copied().collect();
+        found.into_iter().filter_map(|index| self.services.get(index)).collect()
     }
 
     /// The service that a client in `namespace` reaches as `hostname`: one of its own namespace first, then

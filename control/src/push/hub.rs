@@ -30,6 +30,10 @@ pub trait View: Send + Sync {
 pub enum Change {
     /// Addresses of services only: nothing but the assignments of these names is computed and sent.
     Endpoints(Vec<Box<str>>),
+    /// Virtual services only, which decide what gateways are sent, and sidecars where one is for the `mesh`.
+    Routes {
+        mesh: bool,
+    },
     Anything,
 }
 
@@ -42,17 +46,24 @@ pub struct Generation {
     pub number: u64,
     /// The newest generation that changed more than endpoints.
     pub anything: u64,
-    /// The newest generations after that one.
+    /// The newest generation that changed virtual services, and the newest that changed one for sidecars.
+    routes: u64,
+    mesh_routes: u64,
+    /// The newest generations after the last that changed anything.
     endpoints: Arc<[EndpointChange]>,
     pub since: Instant,
     pub view: Arc<dyn View>,
 }
 
 impl Generation {
-    /// Notes in a client's session what may differ from generation `seen`, which it saw last.
-    pub fn note_changes(&self, seen: u64, session: &mut Session) {
+    /// Notes in the session of a client, a gateway or not, what may differ from generation `seen`, which it saw last.
+    pub fn note_changes(&self, seen: u64, is_gateway: bool, session: &mut Session) {
         if self.anything > seen {
             return session.on_change(|_| true);
+        }
+        if (if is_gateway { self.routes } else { self.mesh_routes }) > seen {
+            // Which clusters there are follows from where routes lead; what is in them does not.
+            session.on_change(|type_url| matches!(type_url, url::CLUSTER | url::LISTENER | url::ROUTES));
         }
         let kept_from = self.endpoints.first().map_or(u64::MAX, |(number, _)| *number);
         if self.number > seen && kept_from > seen + 1 {
@@ -88,7 +99,15 @@ pub struct Hub {
 impl Hub {
     /// A hub whose first view is `view`.
     pub fn new(view: Arc<dyn View>) -> Self {
-        let first = Generation { number: 1, anything: 1, endpoints: Arc::default(), since: Instant::now(), view };
+        let first = Generation {
+            number: 1,
+            anything: 1,
+            routes: 1,
+            mesh_routes: 1,
+            endpoints: Arc::default(),
+            since: Instant::now(),
+            view,
+        };
         Self {
             current: watch::Sender::new(first),
             shutdown: watch::Sender::new(false),
@@ -103,15 +122,26 @@ impl Hub {
         self.metrics.on_publish(&change);
         self.current.send_modify(|generation| {
             let number = generation.number + 1;
-            let (anything, endpoints) = match change {
-                Change::Anything => (number, Arc::default()),
-                Change::Endpoints(names) => {
-                    let kept = generation.endpoints.len().saturating_sub(KEPT_MAX - 1);
-                    let kept = generation.endpoints.iter().skip(kept).cloned();
-                    (generation.anything, kept.chain(std::iter::once((number, names.into()))).collect())
+            let names = match change {
+                Change::Endpoints(names) => names,
+                Change::Routes { mesh } => {
+                    generation.routes = number;
+                    generation.mesh_routes = if mesh { number } else { generation.mesh_routes };
+                    Vec::new()
+                }
+                Change::Anything => {
+                    generation.anything = number;
+                    generation.endpoints = Arc::default();
+                    Vec::new()
                 }
             };
-            *generation = Generation { number, anything, endpoints, since: Instant::now(), view };
+            if generation.anything < number {
+                // A generation without endpoints is in the list as well, so that the list has no gap.
+                let kept = generation.endpoints.len().saturating_sub(KEPT_MAX - 1);
+                let kept = generation.endpoints.iter().skip(kept).cloned();
+                generation.endpoints = kept.chain(std::iter::once((number, names.into()))).collect();
+            }
+            (generation.number, generation.since, generation.view) = (number, Instant::now(), view);
         });
     }
 

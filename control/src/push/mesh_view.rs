@@ -1,7 +1,7 @@
 //! The mesh as what is pushed.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use prost::Message;
@@ -11,7 +11,7 @@ use torus_xds::{MessageType, canonical};
 
 use super::hub::{Change, View};
 use crate::model::gateway_api::Status;
-use crate::model::{Finding, Mesh, MeshOptions, Proxy, Severity};
+use crate::model::{Finding, Mesh, MeshOptions, Proxy, ProxyKind, Severity};
 use crate::source::Object;
 use crate::translate;
 
@@ -22,26 +22,71 @@ pub struct MeshView {
     /// Findings about files, which the model never saw.
     unread: Arc<[String]>,
     configuration: Arc<[Value]>,
+    /// What gateways of one shape are sent; each is translated when the first of them asks.
+    shared: Mutex<HashMap<(Shape, &'static str), Shared>>,
+}
+
+type Shared = Arc<OnceLock<Arc<[Resource]>>>;
+
+/// All that two gateways must have in common to be sent the same clusters, listeners and routes.
+#[derive(PartialEq, Eq, Hash)]
+struct Shape {
+    namespace: String,
+    metadata_namespace: String,
+    labels: BTreeMap<String, String>,
+    locality: String,
+    inline: bool,
+    /// The services that lead to it, with the ports at which they do.
+    services: Vec<(String, BTreeMap<u32, BTreeSet<u32>>)>,
+}
+
+impl Shape {
+    fn of(mesh: &Mesh, proxy: &Proxy) -> Option<Self> {
+        if proxy.kind != ProxyKind::Gateway {
+            return None;
+        }
+        let services = mesh.services_at(&proxy.ip_addresses).into_iter().map(|service| {
+            let mut ports: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+            for port in &service.ports {
+                let endpoints = service.endpoints_of(port.number).iter();
+                let here = endpoints.filter(|endpoint| proxy.ip_addresses.contains(&endpoint.address));
+                ports.entry(port.number).or_default().extend(here.map(|endpoint| endpoint.port));
+            }
+            (format!("{}/{}", service.namespace, service.hostname), ports)
+        });
+        Some(Self {
+            namespace: proxy.namespace.clone(),
+            metadata_namespace: proxy.metadata_namespace.clone(),
+            labels: proxy.labels.clone(),
+            locality: proxy.locality.clone(),
+            inline: proxy.wants_secrets_inline(),
+            services: services.collect(),
+        })
+    }
 }
 
 impl MeshView {
     /// The view of `objects`; `unread` tells of the files that are broken.
     pub fn build(objects: &[Object], unread: Vec<String>, options: &MeshOptions) -> Self {
         let (mesh, findings) = Mesh::build(objects, options);
-        let configures = |group: &str| group.ends_with("istio.io") || group == "gateway.networking.k8s.io";
-        let configuration = objects
-            .iter()
-            .filter(|object| configures(&object.resource.group))
-            .map(|object| object.content.clone())
-            .collect();
-        Self { mesh, findings: findings.into(), unread: unread.into(), configuration }
+        Self::new(mesh, findings.into(), unread.into(), configuration(objects))
+    }
+
+    fn new(mesh: Mesh, findings: Arc<[Finding]>, unread: Arc<[String]>, configuration: Arc<[Value]>) -> Self {
+        Self { mesh, findings, unread, configuration, shared: Mutex::default() }
+    }
+
+    /// This view after a change of nothing but virtual services.
+    pub fn with_routes(&self, objects: &[Object], unread: Vec<String>) -> Self {
+        let (mesh, findings) = self.mesh.with_routes(objects);
+        Self::new(mesh, findings.into(), unread.into(), configuration(objects))
     }
 
     /// This view after a change of nothing but endpoints, those of the Services `touched`; and what is to be published of it.
     pub fn with_endpoints(&self, objects: &[Object], touched: &BTreeSet<(String, String)>) -> (Self, Change) {
         let (mesh, names) = self.mesh.with_endpoints(objects, touched);
         let (findings, unread) = (self.findings.clone(), self.unread.clone());
-        (Self { mesh, findings, unread, configuration: self.configuration.clone() }, Change::Endpoints(names))
+        (Self::new(mesh, findings, unread, self.configuration.clone()), Change::Endpoints(names))
     }
 
     /// What is wrong, a line each.
@@ -53,6 +98,24 @@ impl MeshView {
     /// What is said of objects in their status.
     pub fn statuses(&self) -> &[Status] {
         &self.mesh.statuses
+    }
+
+    /// What `translate` makes for this proxy, or made for another one of its shape.
+    fn shared(
+        &self,
+        proxy: &Proxy,
+        type_url: &'static str,
+        wanted: &Wanted,
+        translate: impl FnOnce(&Wanted) -> Vec<Resource>,
+    ) -> Vec<Resource> {
+        let Some(shape) = Shape::of(&self.mesh, proxy) else { return translate(wanted) };
+        let slot = {
+            // A map of slots is whole even if a holder of the lock panicked.
+            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.entry((shape, type_url)).or_default().clone()
+        };
+        let all = slot.get_or_init(|| translate(&Wanted::All).into());
+        all.iter().filter(|resource| wanted.contains(&resource.name)).cloned().collect()
     }
 
     fn registry(&self) -> Value {
@@ -94,6 +157,13 @@ impl MeshView {
     }
 }
 
+/// The objects that configure the mesh, for `/debug/configz`.
+fn configuration(objects: &[Object]) -> Arc<[Value]> {
+    let configures = |group: &str| group.ends_with("istio.io") || group == "gateway.networking.k8s.io";
+    let of_mesh = objects.iter().filter(|object| configures(&object.resource.group));
+    of_mesh.map(|object| object.content.clone()).collect()
+}
+
 /// A finding in one line: `file:line:column: CODE severity object: message`.
 pub fn line(finding: &Finding) -> String {
     let place = &finding.place;
@@ -123,9 +193,15 @@ impl View for MeshView {
             }
         };
         match type_url {
-            url::CLUSTER => encode(translate::clusters(&self.mesh, &proxy), type_url, wanted),
-            url::LISTENER => encode(translate::listeners(&self.mesh, &proxy), type_url, wanted),
-            url::ROUTES => encode(translate::routes(&self.mesh, &proxy), type_url, wanted),
+            url::CLUSTER => self.shared(&proxy, url::CLUSTER, wanted, |wanted| {
+                encode(translate::clusters(&self.mesh, &proxy), type_url, wanted)
+            }),
+            url::LISTENER => self.shared(&proxy, url::LISTENER, wanted, |wanted| {
+                encode(translate::listeners(&self.mesh, &proxy), type_url, wanted)
+            }),
+            url::ROUTES => self.shared(&proxy, url::ROUTES, wanted, |wanted| {
+                encode(translate::routes(&self.mesh, &proxy), type_url, wanted)
+            }),
             url::ENDPOINTS => encode(translate::endpoints(&self.mesh, &proxy, names().as_ref()), type_url, wanted),
             url::SECRET => {
                 encode(translate::secrets(&self.mesh, &proxy, &names().unwrap_or_default()), type_url, wanted)

@@ -106,7 +106,7 @@ impl Ads {
                     }
                     let seen = generation.number;
                     generation = generations.borrow_and_update().clone();
-                    generation.note_changes(seen, &mut session);
+                    generation.note_changes(seen, client.node.id.starts_with("router~"), &mut session);
                 }
                 _ = shutdown.wait_for(|shutdown| *shutdown) => {
                     return Err(Status::unavailable("torusd is shutting down"));

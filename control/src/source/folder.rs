@@ -54,7 +54,26 @@ pub enum Scan {
     Unchanged,
     /// Only where services are found: EndpointSlices and Endpoints.
     EndpointsChanged,
+    /// Besides these only virtual services; `mesh` tells whether one of them is for sidecars.
+    RoutesChanged {
+        mesh: bool,
+    },
     Changed,
+}
+
+impl Scan {
+    /// One change after another.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Changed, _) | (_, Self::Changed) => Self::Changed,
+            (Self::RoutesChanged { mesh: one }, Self::RoutesChanged { mesh: two }) => {
+                Self::RoutesChanged { mesh: one || two }
+            }
+            (Self::RoutesChanged { mesh }, _) | (_, Self::RoutesChanged { mesh }) => Self::RoutesChanged { mesh },
+            (Self::EndpointsChanged, _) | (_, Self::EndpointsChanged) => Self::EndpointsChanged,
+            (Self::Unchanged, Self::Unchanged) => Self::Unchanged,
+        }
+    }
 }
 
 impl Folder {
@@ -124,20 +143,19 @@ impl Folder {
         }
         let before_settling = self.duplicates.len();
         self.objects.append(&mut self.duplicates);
-        let mut only_endpoints = true;
+        let mut scan = Scan::EndpointsChanged;
         for path in gone {
             self.files.remove(&path);
             let lost = self.take_objects_of(&display(&path));
-            only_endpoints &= lost.iter().all(is_endpoints);
+            scan = scan.and(difference(&lost, &[]));
             self.touched.extend(lost.iter().filter_map(service_of));
         }
         for (path, stamp) in fresh {
-            only_endpoints &= self.read_file(path, stamp);
+            scan = scan.and(self.read_file(path, stamp));
         }
         self.settle();
         // What was hidden by another may count now.
-        only_endpoints &= before_settling == self.duplicates.len();
-        if only_endpoints { Scan::EndpointsChanged } else { Scan::Changed }
+        if before_settling == self.duplicates.len() { scan } else { Scan::Changed }
     }
 
     /// Puts the objects of one file in the place of those before, where they have the same names in the same order and differ
@@ -174,36 +192,36 @@ impl Folder {
         true
     }
 
-    /// Takes up one file. Returns whether nothing but endpoints differs from before.
-    fn read_file(&mut self, path: PathBuf, stamp: Stamp) -> bool {
+    /// Takes up one file. Returns what differs from before.
+    fn read_file(&mut self, path: PathBuf, stamp: Stamp) -> Scan {
         let file = display(&path);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) => {
                 let reason = format!("cannot be read: {error}; the objects last read from it stay in force");
                 self.files.insert(path, File { stamp, findings: vec![Diagnostic::error(file, "", reason)] });
-                return false;
+                return Scan::Changed;
             }
         };
         // Programs that write in place empty a file first, and may be seen at it.
         if text.trim().is_empty() && self.objects.iter().any(|object| *object.place.file == *file) {
             let reason = "is empty; the objects last read from it stay in force until it is written or deleted";
             self.files.insert(path, File { stamp, findings: vec![Diagnostic::error(file, "", reason)] });
-            return false;
+            return Scan::Changed;
         }
-        let mut only_endpoints = false;
+        let mut scan = Scan::Changed;
         let findings = match read(&file, &text) {
             Ok(objects) => {
                 let before = self.take_objects_of(&file);
-                only_endpoints = differ_in_endpoints(&before, &objects);
+                scan = difference(&before, &objects);
                 self.touched.extend(before.iter().chain(&objects).filter_map(service_of));
                 self.admit_all(objects, before)
             }
             Err(findings) => findings,
         };
-        only_endpoints &= findings.is_empty();
+        let is_good = findings.is_empty();
         let was_good = self.files.insert(path, File { stamp, findings }).is_none_or(|file| file.findings.is_empty());
-        only_endpoints && was_good
+        if is_good && was_good { scan } else { Scan::Changed }
     }
 
     /// Lets in what is good; an object that is refused keeps the version before, if it had one.
@@ -255,13 +273,33 @@ impl Folder {
     }
 }
 
-/// Whether all but endpoints is the same in both.
-fn differ_in_endpoints(before: &[Object], after: &[Object]) -> bool {
-    let rest = |objects: &[Object]| -> Vec<(ResourceName, serde_json::Value)> {
-        let rest = objects.iter().filter(|object| !is_endpoints(object));
-        rest.map(|object| (object.resource.clone(), object.content.clone())).collect()
+/// What differs between the objects of a file before and after.
+fn difference(before: &[Object], after: &[Object]) -> Scan {
+    let old: HashMap<&ResourceName, &Object> = before.iter().map(|object| (&object.resource, object)).collect();
+    let new: HashMap<&ResourceName, &Object> = after.iter().map(|object| (&object.resource, object)).collect();
+    let kind = |object: &Object| match (object.resource.group.as_str(), object.resource.kind.as_str()) {
+        _ if is_endpoints(object) => Scan::EndpointsChanged,
+        ("networking.istio.io", "VirtualService") => Scan::RoutesChanged { mesh: is_for_mesh(object) },
+        _ => Scan::Changed,
     };
-    rest(before) == rest(after)
+    let mut scan =
+        if old.len() == before.len() && new.len() == after.len() { Scan::EndpointsChanged } else { Scan::Changed };
+    for (name, object) in &new {
+        // Routes tell where they were written.
+        let same = |known: &&&Object| {
+            known.content == object.content && (known.place == object.place || object.resource.kind != "VirtualService")
+        };
+        if old.get(name).filter(same).is_none() {
+            scan = scan.and(kind(object));
+        }
+    }
+    let changed = old.iter().filter(|(name, object)| new.get(*name).is_none_or(|now| now.content != object.content));
+    changed.fold(scan, |scan, (_, object)| scan.and(kind(object)))
+}
+
+fn is_for_mesh(object: &Object) -> bool {
+    let gateways = object.spec().get("gateways").and_then(serde_json::Value::as_array);
+    gateways.is_none_or(|names| names.is_empty() || names.iter().any(|name| name == "mesh"))
 }
 
 /// The Service that endpoints are of.
@@ -432,6 +470,28 @@ mod tests {
         );
         check(service("cart", 80) + &slice("10.0.0.23"), Scan::EndpointsChanged);
         check(service("cart", 8080) + &slice("10.0.0.22"), Scan::Changed);
+    }
+
+    #[test]
+    fn a_change_of_routes_alone_is_told_apart() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("a.yaml");
+        let route = |gateway: &str, timeout: u32| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: cart}}\nspec: {{gateways: [{gateway}], http: [{{timeout: {timeout}s}}]}}\n"
+            )
+        };
+        let mut folder = Folder::new(scratch.path(), |_| Vec::new());
+        let mut check = |text: String, wanted: Scan| {
+            fs::write(&file, &text).unwrap();
+            assert_eq!(folder.scan(), wanted, "{text}");
+        };
+        check(service("cart", 80) + &route("edge", 1), Scan::Changed);
+        check(service("cart", 80) + &route("edge", 22), Scan::RoutesChanged { mesh: false });
+        check(service("cart", 80) + &route("mesh", 22), Scan::RoutesChanged { mesh: true });
+        check(service("cart", 80) + &route("edge", 3), Scan::RoutesChanged { mesh: true });
+        check(service("cart", 80), Scan::RoutesChanged { mesh: false });
+        check(service("cart", 8080) + &route("edge", 3), Scan::Changed);
     }
 
     #[test]

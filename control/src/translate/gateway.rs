@@ -1,6 +1,6 @@
 //! Gateways that select one proxy, merged by port: listeners and routes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{
@@ -107,13 +107,7 @@ impl<'a> Bound<'a> {
 
 /// Servers by address and port, in the order in which they merge.
 fn bound<'a>(mesh: &'a Mesh, proxy: &Proxy) -> BTreeMap<(String, u32), Vec<Bound<'a>>> {
-    let own: Vec<_> = mesh
-        .services
-        .iter()
-        .filter(|service| {
-            service.endpoints.values().flatten().any(|endpoint| proxy.ip_addresses.contains(&endpoint.address))
-        })
-        .collect();
+    let own = mesh.services_at(&proxy.ip_addresses);
     let target = |service: &crate::model::Service, port: u32| -> Vec<u32> {
         let here = service.endpoints_of(port).iter().filter(|endpoint| proxy.ip_addresses.contains(&endpoint.address));
         let ports: BTreeSet<u32> = here.map(|endpoint| endpoint.port).collect();
@@ -350,6 +344,8 @@ pub(super) fn routes(mesh: &Mesh, proxy: &Proxy) -> Vec<RouteConfiguration> {
 
 fn configuration(mesh: &Mesh, proxy: &Proxy, name: String, servers: &[Bound<'_>]) -> RouteConfiguration {
     let mut hosts: Vec<VirtualHost> = Vec::new();
+    // Where in `hosts` each name is.
+    let mut places: HashMap<String, usize> = HashMap::new();
     let mut merged: BTreeSet<(String, String, String)> = BTreeSet::new();
     for server in servers {
         let gateway = [server.name()];
@@ -366,16 +362,19 @@ fn configuration(mesh: &Mesh, proxy: &Proxy, name: String, servers: &[Bound<'_>]
                     continue;
                 }
                 let routes = routes.get_or_insert_with(|| http_route::routes(&place, config)).clone();
-                match hosts.iter_mut().find(|known| known.domains.contains(&host)) {
+                match places.get(&host).and_then(|place| hosts.get_mut(*place)) {
                     Some(known) => known.routes.extend(routes),
-                    None => hosts.push(VirtualHost {
-                        name: format!("{host}:{number}"),
-                        domains: vec![host],
-                        routes,
-                        include_request_attempt_count: true,
-                        metadata: wire::metadata(&config.origin, "spec.hosts", Default::default()),
-                        ..VirtualHost::default()
-                    }),
+                    None => {
+                        places.insert(host.clone(), hosts.len());
+                        hosts.push(VirtualHost {
+                            name: format!("{host}:{number}"),
+                            domains: vec![host],
+                            routes,
+                            include_request_attempt_count: true,
+                            metadata: wire::metadata(&config.origin, "spec.hosts", Default::default()),
+                            ..VirtualHost::default()
+                        });
+                    }
                 }
             }
         }
@@ -383,16 +382,19 @@ fn configuration(mesh: &Mesh, proxy: &Proxy, name: String, servers: &[Bound<'_>]
             continue;
         }
         for host in server.plain_hosts() {
-            match hosts.iter_mut().find(|known| known.domains.contains(&host)) {
+            match places.get(&host).and_then(|place| hosts.get_mut(*place)) {
                 Some(known) => redirect(known, server),
-                None => hosts.push(VirtualHost {
-                    name: format!("{host}:{number}"),
-                    domains: vec![host],
-                    include_request_attempt_count: true,
-                    require_tls: TlsRequirementType::All.into(),
-                    metadata: wire::metadata(&server.gateway.origin, &server.path(), Default::default()),
-                    ..VirtualHost::default()
-                }),
+                None => {
+                    places.insert(host.clone(), hosts.len());
+                    hosts.push(VirtualHost {
+                        name: format!("{host}:{number}"),
+                        domains: vec![host],
+                        include_request_attempt_count: true,
+                        require_tls: TlsRequirementType::All.into(),
+                        metadata: wire::metadata(&server.gateway.origin, &server.path(), Default::default()),
+                        ..VirtualHost::default()
+                    });
+                }
             }
         }
         for known in &mut hosts {
