@@ -44,6 +44,7 @@ pub struct Http2Connection {
     stats: Arc<Stats<HttpStat>>,
     http2_stats: Arc<Stats<Http2Stat>>,
     requests_max: Option<u32>,
+    streams_max: u32,
     trailer_count_max: usize,
     request_count: u32,
     opened_at: Nanos,
@@ -66,6 +67,8 @@ struct Shared {
     listener: ListenerHandle,
     /// Streams that are being served.
     live: Cell<u32>,
+    /// What their heads take, decoded.
+    head_bytes: Cell<usize>,
     idle_since: Cell<Nanos>,
 }
 
@@ -81,12 +84,15 @@ pub struct Http2Request {
 struct LiveStream {
     context: Rc<Shared>,
     ring: torus_ring::Ring,
+    head_bytes: usize,
 }
 
 impl Drop for LiveStream {
     fn drop(&mut self) {
         let live = &self.context.live;
         live.set(live.get().saturating_sub(1));
+        let head_bytes = &self.context.head_bytes;
+        head_bytes.set(head_bytes.get().saturating_sub(self.head_bytes));
         self.context.idle_since.set(self.ring.now());
     }
 }
@@ -117,7 +123,13 @@ impl Http2Connection {
             builder.enable_connect_protocol();
         }
         let now = core.ring.now();
-        let context = Shared { info, listener: Rc::clone(listener), live: Cell::new(0), idle_since: Cell::new(now) };
+        let context = Shared {
+            info,
+            listener: Rc::clone(listener),
+            live: Cell::new(0),
+            head_bytes: Cell::new(0),
+            idle_since: Cell::new(now),
+        };
         let stats = &manager.stats;
         stats.increment(core.core, HttpStat::DownstreamCxHttp2Total);
         stats.increment(core.core, HttpStat::DownstreamCxHttp2Active);
@@ -129,6 +141,7 @@ impl Http2Connection {
             stats: Arc::clone(stats),
             http2_stats: Arc::clone(&manager.http2_stats),
             requests_max: manager.requests_per_connection_max,
+            streams_max: options.streams_max,
             trailer_count_max: manager.request_options.limits.trailer_count_max,
             request_count: 0,
             opened_at: now,
@@ -142,6 +155,7 @@ impl Http2Connection {
 
     /// The next request; `None` when the connection is over.
     pub fn poll_request(&mut self, core: &Rc<CoreState>, cx: &mut Context<'_>) -> Poll<Option<Box<Http2Request>>> {
+        self.shared.begin_turn();
         loop {
             let polled = match &mut self.state {
                 State::Handshake(handshake) => match Pin::new(handshake).poll(cx) {
@@ -158,9 +172,10 @@ impl Http2Connection {
                 State::Open(connection) => connection.poll_accept(cx),
             };
             match polled {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    return Poll::Ready(Some(self.accept(core, request, respond)));
-                }
+                Poll::Ready(Some(Ok((request, respond)))) => match self.accept(core, request, respond) {
+                    Some(request) => return Poll::Ready(Some(request)),
+                    None => continue,
+                },
                 Poll::Ready(Some(Err(error))) => {
                     self.note_error(core, &error);
                     return Poll::Ready(None);
@@ -201,8 +216,8 @@ impl Http2Connection {
         &mut self,
         core: &Rc<CoreState>,
         request: http::Request<h2::RecvStream>,
-        respond: server::SendResponse<BodyData>,
-    ) -> Box<Http2Request> {
+        mut respond: server::SendResponse<BodyData>,
+    ) -> Option<Box<Http2Request>> {
         let now = core.ring.now();
         self.request_count += 1;
         if self.requests_max.is_some_and(|max| self.request_count == max) {
@@ -217,15 +232,26 @@ impl Http2Connection {
             }
         }
         let context = &self.context;
-        context.live.set(context.live.get() + 1);
         let (head, body) = request.into_parts();
+        let head_bytes = head_bytes(&head);
+        // Streams that their client has reset are open no more for the codec; here they count until they are freed.
+        let is_crowded = context.live.get() >= self.streams_max.saturating_mul(2);
+        if is_crowded || context.head_bytes.get() + head_bytes > HEAD_BYTES_MAX {
+            let stat = if is_crowded { Http2Stat::StreamRefusedErrors } else { Http2Stat::HeaderOverflow };
+            self.http2_stats.increment(core.core, stat);
+            // It was not looked at, so that it may be sent again (RFC 9113 §8.7).
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return None;
+        }
+        context.live.set(context.live.get() + 1);
+        context.head_bytes.set(context.head_bytes.get() + head_bytes);
         let is_complete = body.is_end_stream();
-        Box::new(Http2Request {
+        Some(Box::new(Http2Request {
             head,
             is_complete,
             stream: Http2Client::new(body, respond, self.trailer_count_max),
-            place: LiveStream { context: Rc::clone(context), ring: core.ring.clone() },
-        })
+            place: LiveStream { context: Rc::clone(context), ring: core.ring.clone(), head_bytes },
+        }))
     }
 
     /// Announces the end (RFC 9113 §6.8): no new streams once the client has heard of it, and those that run finish.
@@ -418,8 +444,13 @@ impl Http2Request {
 
     /// Waits until the client has room for the rest of the reply.
     async fn finish(&mut self, core: &Rc<CoreState>, exchange: &mut Exchange, manager: &HttpConnectionManager) {
-        let (stream, deadlines) = (&mut self.stream, &mut exchange.deadlines);
+        let stream = &mut self.stream;
         let timeout = manager.timeouts.write_progress;
+        if stream.awaits_window() {
+            // A client that takes nothing holds no more than its reply.
+            exchange.release();
+        }
+        let deadlines = &mut exchange.deadlines;
         if stream.awaits_window() {
             deadlines.set(Deadline::WriteProgress, core.ring.now(), timeout);
         }
@@ -460,6 +491,13 @@ impl Http2Request {
     }
 }
 
+/// What a head takes once it is decoded, each field with its bookkeeping (RFC 9113 §6.5.2).
+fn head_bytes(head: &http::request::Parts) -> usize {
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_EXTRA_BYTES);
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    target + fields.sum::<usize>()
+}
+
 /// Whether a fault is answered with a stream error instead of a reply: the request is no HTTP/2 (RFC 9113 §8.1.1).
 fn resets_stream(malformed: Malformed, is_connect: bool) -> bool {
     let nowhere = is_connect && malformed == Malformed::HostMissing;
@@ -479,8 +517,12 @@ fn resets_stream(malformed: Malformed, is_connect: bool) -> bool {
 
 /// Bytes of one stream's reply that the codec may hold.
 const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
-/// Streams that were reset before they were taken.
-const PENDING_RESETS_MAX: usize = 200;
+/// Streams that were reset before they were taken, which is what fits into one turn of reading; the frame meter bounds them over time.
+const PENDING_RESETS_MAX: usize = 2_000;
+/// What the heads of a connection's streams may take together: compressed, a byte may stand for thousands (RFC 7541 §7.3).
+const HEAD_BYTES_MAX: usize = 1024 * 1024;
+/// Counted for each field besides its name and value.
+const FIELD_EXTRA_BYTES: usize = 32;
 /// How long a client that was answered before it had sent its whole request is heard out.
 const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long an idle connection that was told the end may take to hear it.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use torus_ring::Ring;
 
 use crate::cluster::ClusterIndex;
@@ -29,6 +30,8 @@ pub struct CoreState {
     pub random: RefCell<Random>,
     /// Groups of stats of gRPC methods.
     pub grpc_stats: RefCell<GrpcStatsByName>,
+    /// The body of the proxy's own reply that was last sent over HTTP/2: streams that get the same share it.
+    pub own_body: RefCell<Bytes>,
     /// Lines of access logs that wait to be written.
     pub log_buffers: RefCell<LogBuffers>,
     /// Whether the process serves or drains.
@@ -83,6 +86,7 @@ impl CoreState {
             pools,
             random: RefCell::new(parts.random),
             grpc_stats: RefCell::default(),
+            own_body: RefCell::default(),
             log_buffers: RefCell::new(parts.log_buffers),
             lifecycle: parts.lifecycle,
             limits: parts.limits,
@@ -104,6 +108,15 @@ impl CoreState {
             self.pools.update(index, cluster.as_ref(), &mut self.random.borrow_mut());
         }
         *self.snapshot.borrow_mut() = Rc::new(snapshot);
+    }
+
+    /// `body` as it can be sent many times at once.
+    pub fn shared_body(&self, body: &[u8]) -> Bytes {
+        let mut last = self.own_body.borrow_mut();
+        if **last != *body {
+            *last = Bytes::copy_from_slice(body);
+        }
+        last.clone()
     }
 
     /// The current `date` field value, formatted once a second.

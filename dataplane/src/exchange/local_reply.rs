@@ -11,6 +11,7 @@ use crate::route::{Match, Weighted};
 use crate::telemetry::format::LogType;
 use crate::telemetry::names::HttpStat;
 use crate::telemetry::stream_info::ResponseFlag;
+use crate::wire::BodyData;
 
 /// A request that gets no reply from an upstream.
 #[derive(Clone, Copy, Debug)]
@@ -272,7 +273,12 @@ impl Exchange {
         self.info.header_bytes_sent = response.byte_count() as u64;
         let mut wire_bytes = head_bytes;
         if length != BodyLength::Empty {
-            wire_bytes += client.send_slice(&scope.core.ring, body);
+            wire_bytes += match client {
+                ClientStream::Http1(_) => client.send_slice(&scope.core.ring, body),
+                ClientStream::Http2(_) => {
+                    client.send_body(&scope.core.ring, BodyData::Bytes(scope.core.shared_body(body)))
+                }
+            };
             client.finish_body(&scope.core.ring, &HeaderMap::default(), options.case);
             self.info.body_bytes_sent = body_bytes;
         }

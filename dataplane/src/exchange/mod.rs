@@ -200,6 +200,14 @@ impl Exchange {
         self.finish(scope, After::Gone);
     }
 
+    /// Gives back the memory of a request that is over, while its reply waits for its client.
+    pub fn release(&mut self) {
+        self.request = RequestHead::default();
+        self.response = ResponseHead::default();
+        self.body = Vec::new();
+        self.text = Vec::new();
+    }
+
     fn begin(&mut self, scope: &Scope<'_>, head_bytes: usize) {
         let core = scope.core;
         self.started_at = core.ring.now();

@@ -495,6 +495,7 @@ async fn drive(
             // Without handles the codec says GOAWAY and ends.
             drop(connection.requests.borrow_mut().take());
         }
+        connection.shared.begin_turn();
         match Pin::new(&mut codec).poll(cx) {
             Poll::Ready(ended) => {
                 let by_us = ended.as_ref().is_ok_and(|()| connection.retired.get());

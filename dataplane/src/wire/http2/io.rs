@@ -16,6 +16,9 @@ use super::{FrameLimits, FrameMeter, Offence};
 /// Bytes that may wait to be sent before the codec has to wait.
 const QUEUED_BYTES_MAX: usize = 256 * 1024;
 
+/// Bytes that the codec reads before its owner is asked.
+const TURN_BYTES_MAX: usize = 64 * 1024;
+
 /// The socket of an HTTP/2 connection, shared by the codec and by the task that drives it.
 pub struct SharedSocket {
     ring: Ring,
@@ -24,6 +27,8 @@ pub struct SharedSocket {
     offence: Cell<Option<Offence>>,
     /// Bytes that the codec took.
     read_bytes: Cell<u64>,
+    /// How many more it may take before its owner has looked at what they brought.
+    turn_bytes: Cell<usize>,
 }
 
 impl SharedSocket {
@@ -35,6 +40,7 @@ impl SharedSocket {
             meter: RefCell::new(FrameMeter::new(limits, peer_is_client)),
             offence: Cell::new(None),
             read_bytes: Cell::new(0),
+            turn_bytes: Cell::new(TURN_BYTES_MAX),
         })
     }
 
@@ -65,6 +71,11 @@ impl SharedSocket {
         self.socket.borrow().as_ref().map_or((0, 0), |socket| (socket.bytes_received(), socket.bytes_sent()))
     }
 
+    /// The owner has looked at everything that the codec had for it: reading goes on.
+    pub fn begin_turn(&self) {
+        self.turn_bytes.set(TURN_BYTES_MAX);
+    }
+
     /// Bytes that the codec has read; more of them is a sign of life.
     pub fn read_bytes(&self) -> u64 {
         self.read_bytes.get()
@@ -83,6 +94,11 @@ impl AsyncRead for RingIo {
         if shared.offence.get().is_some() {
             return Poll::Pending;
         }
+        // What the codec keeps for its owner grows with what it reads in one go: a hundred times its size at worst.
+        if shared.turn_bytes.get() == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             let Some(mut chunk) = ready!(socket.poll_recv(cx))? else { return Poll::Ready(Ok(())) };
             if chunk.is_empty() {
@@ -92,6 +108,7 @@ impl AsyncRead for RingIo {
             if !chunk.is_empty() {
                 socket.unread(chunk);
             }
+            shared.turn_bytes.set(shared.turn_bytes.get().saturating_sub(taken.len()));
             shared.read_bytes.set(shared.read_bytes.get() + taken.len() as u64);
             if let Err(offence) = shared.meter.borrow_mut().on_received(&taken, shared.ring.now()) {
                 shared.offence.set(Some(offence));
