@@ -184,6 +184,11 @@ impl Transport {
         self.socket().local_addr()
     }
 
+    /// See [`Socket::original_destination`].
+    pub fn original_destination(&self) -> Option<PeerAddr> {
+        self.socket().original_destination()
+    }
+
     fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,

@@ -466,7 +466,7 @@ fn drive(api: &str) {
     plane.put(&[(ROUTES, "routes", Some("{name: routes, virtual_hosts: [{name: v, domains: []}]}"))]);
     let refused = |text: &str| plane.refusals.lock().unwrap().iter().any(|reason| reason.contains(text));
     wait_for("the refusal", || refused("routes: virtual_hosts[0].domains: must not be empty"));
-    plane.put(&[(CLUSTER, "bad", Some("{name: bad, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED}"))]);
+    plane.put(&[(CLUSTER, "bad", Some("{name: bad, type: ORIGINAL_DST}"))]);
     wait_for("the refusal", || refused("bad: "));
     plane.put(&[(CLUSTER, "bad", None), (ROUTES, "routes", Some(&routes("a")))]);
     goes_to(0);

@@ -165,6 +165,19 @@ impl Socket {
         sys::local_address(self.as_raw_fd())?.to_peer()
     }
 
+    /// Where the connection was going before the kernel redirected it to us; `None` where it was not (netfilter's
+    /// `SO_ORIGINAL_DST`).
+    pub fn original_destination(&self) -> Option<PeerAddr> {
+        let fd = self.as_raw_fd();
+        let Ok(PeerAddr::Ip(local)) = self.local_addr() else { return None };
+        if fd < 0 {
+            return None;
+        }
+        // An IPv6 socket with an IPv4 peer was redirected by the rules of IPv4.
+        let is_ipv6 = local.ip().to_canonical().is_ipv6();
+        sys::original_destination(fd, is_ipv6).ok()?.to_peer().ok()
+    }
+
     /// Sets TCP_NODELAY; nothing on a socket that is not TCP.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         self.set_tcp_option(libc::TCP_NODELAY, i32::from(nodelay))

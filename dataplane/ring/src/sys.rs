@@ -165,6 +165,19 @@ pub(crate) fn local_address(fd: RawFd) -> io::Result<RawAddr> {
     Ok(address)
 }
 
+/// Where a connection was going before the kernel's NAT sent it here; an error where it was not sent.
+pub(crate) fn original_destination(fd: RawFd, is_ipv6: bool) -> io::Result<RawAddr> {
+    let mut address = RawAddr::empty();
+    let pointer = address.pointer_mut();
+    let (level, name) = match is_ipv6 {
+        true => (libc::SOL_IPV6, libc::IP6T_SO_ORIGINAL_DST),
+        false => (libc::SOL_IP, libc::SO_ORIGINAL_DST),
+    };
+    // SAFETY: the address and its length are valid for writes, and the kernel writes no more than the length.
+    answer(unsafe { libc::getsockopt(fd, level, name, pointer.cast(), address.length_mut()) })?;
+    Ok(address)
+}
+
 pub(crate) fn peer_address(fd: RawFd) -> io::Result<RawAddr> {
     let mut address = RawAddr::empty();
     let pointer = address.pointer_mut();

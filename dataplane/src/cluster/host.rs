@@ -74,6 +74,19 @@ pub struct HostTemplate {
 }
 
 impl HostTemplate {
+    /// A healthy host of the first priority about which nothing else is known.
+    pub fn plain() -> Self {
+        Self {
+            hostname: Arc::default(),
+            weight: 1,
+            priority: 0,
+            locality: Arc::default(),
+            health: HostHealth::default(),
+            canary: false,
+            metadata: None,
+        }
+    }
+
     /// A new host at `address`.
     pub fn host(&self, address: Address, connections_max: Option<u32>, core_count: usize) -> Host {
         Host {

@@ -9,9 +9,11 @@ pub mod gauges;
 pub mod host;
 pub mod locality;
 pub mod options;
+pub mod original_dst;
 mod parse;
 pub mod policy;
 pub mod priority_load;
+pub mod proxy_protocol;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,8 @@ pub use locality::Locality;
 pub use options::{UpstreamConnectOptions, UpstreamHttp};
 pub use policy::Policy;
 
+use self::original_dst::OriginalDst;
+use self::proxy_protocol::UpstreamProxyProtocol;
 use crate::telemetry::counters::Stats;
 use crate::telemetry::names::ClusterStat;
 use crate::tls::ClientTls;
@@ -60,6 +64,10 @@ pub struct Cluster {
     pub connect: Arc<UpstreamConnectOptions>,
     /// TLS to the endpoints; plain where `None`.
     pub tls: Option<Arc<ClientTls>>,
+    /// Connections begin with a PROXY header; `None` sends none.
+    pub proxy_protocol: Option<Arc<UpstreamProxyProtocol>>,
+    /// How an endpoint is found, for the kind that has none of its own.
+    pub original_dst: Option<Arc<OriginalDst>>,
     /// Limits over all cores.
     pub breakers: Arc<Breakers>,
     /// Limit on the connections of all cores to one host, which new hosts of the cluster get too.
@@ -92,6 +100,8 @@ pub enum ClusterKind {
     LogicalDns,
     /// As the newest ClusterLoadAssignment says.
     Eds,
+    /// Where a connection was going.
+    OriginalDst,
 }
 
 /// Optional stats of a cluster. Source: TrackClusterStats.

@@ -8,6 +8,7 @@ use crate::cluster::{Cluster, ClusterIndex};
 use crate::config::address::Address;
 use crate::downstream::HttpConnectionManager;
 use crate::downstream::tcp::TcpProxy;
+use crate::filter::network::ConnectionFilter;
 use crate::listener::chain_match::{ChainIndex, ChainMatcher};
 use crate::listener::filter::ListenerFilter;
 use crate::listener::socket::ListenSockets;
@@ -126,6 +127,10 @@ pub struct Listener {
     pub stats: Arc<Stats<ListenerStat>>,
     /// `true` for the admin-like listeners that the global connection limit leaves alone.
     pub ignore_global_connection_limit: bool,
+    /// A connection whose destination was restored goes to the listener with that address, where there is one.
+    pub use_original_dst: bool,
+    /// It has sockets of its own. One without gets its connections from a listener with `use_original_dst`.
+    pub binds: bool,
     /// Which way the traffic flows, for `drain_listeners?inboundonly`.
     pub direction: TrafficDirection,
 }
@@ -136,9 +141,10 @@ impl Listener {
         self.chains.get(index?.0 as usize)
     }
 
-    /// Each address with the options of its socket, the main one first.
+    /// Each address that is listened on, with the options of its socket, the main one first.
     pub fn sockets(&self) -> impl Iterator<Item = (&Address, &ListenSocketOptions)> {
-        self.addresses.iter().zip(std::iter::once(&self.socket).chain(&self.additional_sockets))
+        let bound: &[Address] = if self.binds { &self.addresses } else { &[] };
+        bound.iter().zip(std::iter::once(&self.socket).chain(&self.additional_sockets))
     }
 }
 
@@ -224,7 +230,7 @@ pub enum TrafficDirection {
     Outbound,
 }
 
-/// The filters of one chain: one terminal network filter.
+/// The filters of one chain: any number that let a connection pass or end it, and one that serves it.
 pub struct FilterChain {
     /// For access logs and admin.
     pub name: Box<str>,
@@ -232,6 +238,8 @@ pub struct FilterChain {
     pub tls: Option<ServerTls>,
     /// A TLS handshake that takes longer is given up.
     pub handshake_timeout: Duration,
+    /// What lets a connection pass before that.
+    pub filters: Vec<ConnectionFilter>,
     /// What serves the connection.
     pub terminal: NetworkFilter,
 }

@@ -18,6 +18,8 @@ use crate::exchange::deadline::Deadline;
 use crate::exchange::local_reply::{Refusal, is_codec_error};
 use crate::exchange::upload::QUEUED_BYTES_MAX;
 use crate::exchange::{After, Exchange, Scope};
+use crate::filter;
+use crate::filter::network::Admission;
 use crate::telemetry::names::{HttpStat, ListenerStat};
 use crate::tls::TlsError;
 use crate::transport::Transport;
@@ -36,6 +38,8 @@ pub struct Connection {
     pub opened_at: Nanos,
     /// Requests served.
     pub request_count: u32,
+    /// The filters of its chain have let it pass.
+    pub is_admitted: bool,
     /// It is counted as one of HTTP/1.1; until its first bytes came nobody knows.
     pub is_http1: bool,
 }
@@ -77,6 +81,11 @@ impl Connection {
             let Some(manager) = chain.http() else { return Rest::Raw };
             if self.client.socket.is_handshaking()
                 && let Some(rest) = self.handshake(core, listener, chain).await
+            {
+                return rest;
+            }
+            if !self.is_admitted
+                && let Some(rest) = self.admit(core, chain).await
             {
                 return rest;
             }
@@ -139,6 +148,9 @@ impl Connection {
         {
             return rest;
         }
+        if let Some(rest) = self.admit(core, chain).await {
+            return rest;
+        }
         match &chain.terminal {
             NetworkFilter::Tcp(proxy) => proxy.serve(core, self).await,
             NetworkFilter::DirectResponse(bytes) => {
@@ -146,6 +158,22 @@ impl Connection {
                 Rest::Close
             }
             NetworkFilter::Http(_) => Rest::Close,
+        }
+    }
+
+    /// Asks the filters of its chain; what becomes of the connection where one does not let it pass.
+    async fn admit(&mut self, core: &CoreState, chain: &FilterChain) -> Option<Rest> {
+        match filter::network::admit(&chain.filters, core.core, core.ring.now(), &self.info) {
+            Admission::Pass => {
+                self.is_admitted = true;
+                None
+            }
+            Admission::End(delay) => {
+                if !delay.is_zero() {
+                    core.ring.sleep(delay).await;
+                }
+                Some(Rest::Close)
+            }
         }
     }
 

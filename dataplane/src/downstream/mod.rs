@@ -15,6 +15,7 @@ pub use torus_codec::path::EscapedSlashes;
 
 use crate::config::address::Address;
 use crate::listener::chain_match::ChainIndex;
+use crate::listener::proxy_protocol::Tlv;
 use crate::route::RouteTable;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::{Core, Stats};
@@ -285,12 +286,43 @@ pub struct ConnectionInfo {
     pub id: u64,
     /// The other end of the socket.
     pub direct_remote: Address,
-    /// Our end of the socket.
+    /// The client: the other end of the socket, or whom a PROXY header names.
+    pub remote: Address,
+    /// Where the client connected to: our end of the socket, or what a listener filter found out.
     pub local: Address,
+    /// A listener filter found `local` out.
+    pub is_restored: bool,
+    /// The server name in a ClientHello that tls_inspector saw.
+    pub inspected_name: Option<Arc<str>>,
+    /// Facts of a PROXY header that go on to endpoints.
+    pub tlvs: Option<Arc<[Tlv]>>,
     /// The filter chain that serves it; `None` until it is chosen.
     pub chain: Option<ChainIndex>,
     /// TLS ends here.
     pub secure: bool,
     /// What the handshake established, once it is complete.
     pub tls: Option<Arc<TlsInfo>>,
+}
+
+impl ConnectionInfo {
+    /// What is known of a connection that was just accepted.
+    pub fn new(direct_remote: Address, local: Address) -> Self {
+        Self {
+            id: 0,
+            remote: direct_remote.clone(),
+            direct_remote,
+            local,
+            is_restored: false,
+            inspected_name: None,
+            tlvs: None,
+            chain: None,
+            secure: false,
+            tls: None,
+        }
+    }
+
+    /// The server name that the client asked for, whether TLS ends here or passes through.
+    pub fn server_name(&self) -> Option<&str> {
+        self.tls.as_ref().and_then(|tls| tls.server_name.as_deref()).or(self.inspected_name.as_deref())
+    }
 }

@@ -20,6 +20,7 @@ use super::connection::{Connection, Rest};
 use crate::cluster::ClusterIndex;
 use crate::cluster::circuit_breaker::Priority;
 use crate::exchange::core_state::CoreState;
+use crate::filter::network::ConnectionFilter;
 use crate::telemetry::counters::Stats;
 use crate::telemetry::names::{ClusterStat, TcpStat};
 use crate::transport::Transport;
@@ -95,7 +96,12 @@ impl TcpProxy {
     async fn connect(&self, core: &Rc<CoreState>, connection: &Connection) -> Option<Lease> {
         let draw = core.random.borrow_mut().below(self.weight_total.max(1));
         let snapshot = core.snapshot();
-        let found = self.cluster(draw).and_then(|target| match target {
+        let chain = connection.listener.chain(connection.info.chain);
+        let by_name =
+            chain.is_some_and(|chain| chain.filters.iter().any(|it| matches!(it, ConnectionFilter::SniCluster)));
+        let by_name = connection.info.server_name().filter(|name| by_name && !name.is_empty());
+        let by_name = by_name.map(|name| TcpTarget::Named(name.into()));
+        let found = by_name.as_ref().or_else(|| self.cluster(draw)).and_then(|target| match target {
             TcpTarget::Index(index) => Some((*index, Arc::clone(snapshot.cluster(*index)?))),
             TcpTarget::Named(name) => snapshot.cluster_named(name).map(|(index, cluster)| (index, Arc::clone(cluster))),
         });
@@ -104,14 +110,23 @@ impl TcpProxy {
             self.stats.increment(core.core, TcpStat::DownstreamCxNoRoute);
             return None;
         };
-        let client = connection.info.direct_remote.ip().filter(|_| self.hash_source_ip);
+        let client = connection.info.remote.ip().filter(|_| self.hash_source_ip);
         let hash = client.map(|address| xxh64(address.ip().to_string().as_bytes(), 0));
         for _ in 0..self.connect_attempts_max {
-            let chosen = core.pools.choose(index, &cluster, hash, &Default::default(), &mut core.random.borrow_mut());
-            let Some(chosen) = chosen else {
+            let chosen = {
+                let mut random = core.random.borrow_mut();
+                match &cluster.original_dst {
+                    None => core.pools.choose(index, &cluster, hash, &Default::default(), &mut random),
+                    Some(original) => original
+                        .endpoint(&connection.info, None)
+                        .and_then(|address| core.pools.choose_address(index, &cluster, address, &mut random)),
+                }
+            };
+            let Some(mut chosen) = chosen else {
                 cluster.stats.increment(core.core, ClusterStat::UpstreamCxNoneHealthy);
                 return None;
             };
+            chosen.preamble = cluster.proxy_protocol.as_ref().map(|header| header.header(&connection.info));
             match core.pools.acquire_whole(&chosen, Priority::Default).await {
                 Ok(lease) => return Some(lease),
                 Err(AcquireError::Connect(error)) => {

@@ -118,14 +118,22 @@ impl Exchange {
                 let hosts = if forward.retry.avoid_previous_hosts { self.tried.as_slice() } else { &[] };
                 let tried = Tried { hosts, host_attempts_max: forward.retry.host_selection_attempts_max };
                 let mut random = core.random.borrow_mut();
-                core.pools.choose(index, cluster, forwarding.hash, &tried, &mut random)
+                match &cluster.original_dst {
+                    None => core.pools.choose(index, cluster, forwarding.hash, &tried, &mut random),
+                    Some(original) => {
+                        let address = original.endpoint(scope.connection, Some(&self.request.headers));
+                        address.and_then(|address| core.pools.choose_address(index, cluster, address, &mut random))
+                    }
+                }
             };
-            let Some(chosen) = chosen else {
+
+            let Some(mut chosen) = chosen else {
                 cluster.stats.increment(core.core, ClusterStat::UpstreamCxNoneHealthy);
                 let refusal = Refusal::NO_HEALTHY_UPSTREAM;
                 self.count_upstream_code(scope, cluster, refusal.status);
                 return Ok(self.refuse(scope, client, Some((matched, weighted)), &refusal));
             };
+            chosen.preamble = cluster.proxy_protocol.as_ref().map(|header| header.header(scope.connection));
             let outcome = self.attempt(scope, client, forwarding, &chosen).await;
             let verdict = match &outcome {
                 Outcome::Head(_) => {

@@ -232,7 +232,7 @@ impl Exchange {
         info.downstream_wire_bytes_received = head_bytes as u64;
         info.downstream_local = Some(scope.connection.local.clone());
         info.downstream_direct_remote = Some(scope.connection.direct_remote.clone());
-        info.downstream_remote = Some(scope.connection.direct_remote.clone());
+        info.downstream_remote = Some(scope.connection.remote.clone());
         info.downstream_tls = scope.connection.tls.clone();
         info.listener_name.push_str(&scope.listener.name);
         if let Some(chain) = scope.listener.chain(scope.connection.chain) {

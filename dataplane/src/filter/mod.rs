@@ -12,6 +12,7 @@ pub mod grpc;
 pub mod grpc_http1_bridge;
 pub mod grpc_stats;
 pub mod grpc_web;
+pub mod network;
 
 use std::sync::Arc;
 

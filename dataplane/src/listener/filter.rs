@@ -1,14 +1,17 @@
 //! Listener filters: what a connection's first bytes say, before a filter chain is chosen.
 //!
-//! Filters run in the order configured, each until it knows enough. They look at bytes and take none; whoever serves the connection
-//! reads them from the first.
+//! Filters run in the order configured, each until it knows enough. They look at bytes; only a PROXY header is taken out, and whoever
+//! serves the connection reads what follows it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::chain_match::{ConnectionFacts, Found};
+use super::chain_match::ConnectionFacts;
 use super::client_hello::{ClientHello, client_hello};
+use super::proxy_protocol::{self, Parsed, ProxyHeader, Tlv, Version};
+use crate::config::address::Address;
 use crate::telemetry::counters::{Core, Stats};
-use crate::telemetry::names::{HttpInspectorStat, TlsInspectorStat};
+use crate::telemetry::names::{HttpInspectorStat, ProxyProtocolStat, TlsInspectorStat};
 
 /// A configured listener filter.
 pub enum ListenerFilter {
@@ -26,6 +29,48 @@ pub enum ListenerFilter {
         /// `http_inspector.`
         stats: Arc<Stats<HttpInspectorStat>>,
     },
+    /// Whom the connection comes from, in its first bytes.
+    ProxyProtocol(Box<ProxyProtocol>),
+    /// Where the connection was going before the kernel redirected it here.
+    /// Source: envoy.extensions.filters.listener.original_dst.v3.OriginalDst.
+    OriginalDst,
+}
+
+/// The PROXY protocol's filter. Source: envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.
+pub struct ProxyProtocol {
+    /// Connections that begin with something else are taken as they are.
+    pub is_optional: bool,
+    /// Version 1 is refused.
+    pub refuses_v1: bool,
+    /// Version 2 is refused.
+    pub refuses_v2: bool,
+    /// Types of the facts that are kept for endpoints.
+    pub kept: KeptTlvs,
+    /// `proxy_proto.<stat_prefix>.`
+    pub stats: Arc<Stats<ProxyProtocolStat>>,
+}
+
+/// Facts of a PROXY header that go on to endpoints. Source: envoy.config.core.v3.ProxyProtocolPassThroughTLVs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KeptTlvs {
+    /// None of them.
+    #[default]
+    None,
+    /// All of them.
+    All,
+    /// Those of these types.
+    Types(Vec<u8>),
+}
+
+impl KeptTlvs {
+    /// Whether a fact of this type goes on.
+    pub fn includes(&self, kind: u8) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Types(kinds) => kinds.contains(&kind),
+        }
+    }
 }
 
 /// What a look at the bytes came to.
@@ -37,6 +82,8 @@ pub enum Verdict {
     Done,
     /// The connection is to be closed.
     Refuse,
+    /// The same, and the filter has counted it.
+    End,
 }
 
 /// How far the filters of one connection have come.
@@ -44,18 +91,26 @@ pub struct Inspection {
     place: usize,
     /// What is known so far.
     pub facts: ConnectionFacts,
+    /// Bytes at the front that were for a filter alone.
+    pub taken_bytes: usize,
+    /// Where the connection was going before it was redirected, if it was.
+    pub original: Option<SocketAddr>,
+    /// `facts.local` is where the client wanted to go, as a filter found out.
+    pub is_restored: bool,
+    /// Facts of a PROXY header that are kept.
+    pub tlvs: Vec<Tlv>,
 }
 
 impl Inspection {
     /// One that knows the addresses only.
     pub fn new(facts: ConnectionFacts) -> Self {
-        Self { place: 0, facts }
+        Self { place: 0, facts, taken_bytes: 0, original: None, is_restored: false, tlvs: Vec::new() }
     }
 
     /// Lets the filters look at `bytes`, all that was received.
     pub fn look(&mut self, filters: &[ListenerFilter], core: Core, bytes: &[u8]) -> Verdict {
         while let Some(filter) = filters.get(self.place) {
-            match filter.look(&mut self.facts.found, core, bytes) {
+            match filter.look(self, core, bytes.get(self.taken_bytes..).unwrap_or_default()) {
                 Verdict::Done => self.place += 1,
                 other => return other,
             }
@@ -65,7 +120,8 @@ impl Inspection {
 }
 
 impl ListenerFilter {
-    fn look(&self, found: &mut Found, core: Core, bytes: &[u8]) -> Verdict {
+    fn look(&self, inspection: &mut Inspection, core: Core, bytes: &[u8]) -> Verdict {
+        let found = &mut inspection.facts.found;
         match self {
             Self::TlsInspector { hello_bytes_max, stats } => {
                 let seen = match client_hello(bytes, *hello_bytes_max) {
@@ -98,6 +154,14 @@ impl ListenerFilter {
                 *found = seen;
                 Verdict::Done
             }
+            Self::ProxyProtocol(filter) => filter.look(inspection, core, bytes),
+            Self::OriginalDst => {
+                if let Some(original) = inspection.original {
+                    inspection.facts.local = Address::Ip(original);
+                    inspection.is_restored = true;
+                }
+                Verdict::Done
+            }
             Self::HttpInspector { .. } if found.is_tls => Verdict::Done,
             Self::HttpInspector { stats } => {
                 let (stat, protocol) = match http_version(bytes) {
@@ -114,6 +178,66 @@ impl ListenerFilter {
                 Verdict::Done
             }
         }
+    }
+}
+
+impl ProxyProtocol {
+    fn look(&self, inspection: &mut Inspection, core: Core, bytes: &[u8]) -> Verdict {
+        let refuses = |version| match version {
+            Version::V1 => self.refuses_v1,
+            Version::V2 => self.refuses_v2,
+        };
+        if self.is_optional && proxy_protocol::signature(bytes).is_some_and(refuses) {
+            // A version that is not looked for is none (as in Envoy).
+            self.stats.increment(core, ProxyProtocolStat::NotFoundAllowed);
+            return Verdict::Done;
+        }
+        let (header, length) = match proxy_protocol::parse(bytes) {
+            Parsed::Incomplete => return Verdict::More,
+            Parsed::Absent if self.is_optional => {
+                self.stats.increment(core, ProxyProtocolStat::NotFoundAllowed);
+                return Verdict::Done;
+            }
+            Parsed::Absent => {
+                self.stats.increment(core, ProxyProtocolStat::NotFoundDisallowed);
+                return self.refuse(inspection, "no PROXY header");
+            }
+            Parsed::Malformed(version) => {
+                self.stats.increment(
+                    core,
+                    match version {
+                        Version::V1 => ProxyProtocolStat::V1Error,
+                        Version::V2 => ProxyProtocolStat::V2Error,
+                    },
+                );
+                return self.refuse(inspection, "a PROXY header that breaks its rules");
+            }
+            Parsed::Complete { header, length } => (header, length),
+        };
+        let (found, disallowed) = match header.version {
+            Version::V1 => (ProxyProtocolStat::V1Found, ProxyProtocolStat::V1Disallowed),
+            Version::V2 => (ProxyProtocolStat::V2Found, ProxyProtocolStat::V2Disallowed),
+        };
+        self.stats.increment(core, found);
+        if refuses(header.version) {
+            self.stats.increment(core, disallowed);
+            return self.refuse(inspection, "a PROXY header of a version that is not allowed");
+        }
+        inspection.taken_bytes += length;
+        let ProxyHeader { addresses, tlvs, .. } = header;
+        inspection.tlvs = tlvs.into_iter().filter(|tlv| self.kept.includes(tlv.kind)).collect();
+        if let Some((source, destination)) = addresses {
+            inspection.facts.remote = Address::Ip(source);
+            // As in Envoy, only another address than the socket's is one that was restored.
+            inspection.is_restored |= inspection.facts.local != Address::Ip(destination);
+            inspection.facts.local = Address::Ip(destination);
+        }
+        Verdict::Done
+    }
+
+    fn refuse(&self, inspection: &Inspection, what: &str) -> Verdict {
+        tracing::debug!(target: "connection", "{} sent {what}", inspection.facts.direct_remote);
+        Verdict::End
     }
 }
 
@@ -164,7 +288,7 @@ const METHOD_BYTES_MAX: usize = 11;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::address::Address;
+    use crate::listener::chain_match::Found;
     use crate::telemetry::registry::Registry;
 
     #[test]
@@ -217,5 +341,57 @@ mod tests {
         assert_eq!(tls.total(TlsInspectorStat::TlsNotFound), 1);
         assert_eq!(tls.total(TlsInspectorStat::ClientHelloTooBig), 1);
         assert_eq!(http.total(HttpInspectorStat::Http11Found), 1);
+    }
+
+    #[test]
+    fn a_proxy_header_is_taken_and_what_follows_is_looked_at() {
+        let registry = Registry::new(1);
+        let stats = registry.group("proxy_proto.");
+        let filter = |is_optional, refuses_v1| ProxyProtocol {
+            is_optional,
+            refuses_v1,
+            refuses_v2: false,
+            kept: KeptTlvs::Types(vec![2]),
+            stats: Arc::clone(&stats),
+        };
+        let http = registry.group("http_inspector.");
+        let address = |text: &str| Address::Ip(text.parse().unwrap());
+        let facts = ConnectionFacts {
+            local: address("127.0.0.1:1"),
+            remote: address("127.0.0.1:2"),
+            direct_remote: address("127.0.0.1:2"),
+            found: Found::default(),
+        };
+        let look = |filter: ProxyProtocol, bytes: &[u8]| {
+            let filters = [
+                ListenerFilter::ProxyProtocol(Box::new(filter)),
+                ListenerFilter::HttpInspector { stats: http.clone() },
+            ];
+            let mut inspection = Inspection::new(facts.clone());
+            let verdict = inspection.look(&filters, Core(0), bytes);
+            (verdict, inspection)
+        };
+        let line: &[u8] = b"PROXY TCP4 1.2.3.4 5.6.7.8 111 222\r\nGET / HTTP/1.1\r\n";
+        let (verdict, inspection) = look(filter(false, false), line);
+        assert_eq!((verdict, inspection.taken_bytes, inspection.is_restored), (Verdict::Done, 36, true));
+        assert_eq!(inspection.facts.remote, address("1.2.3.4:111"));
+        assert_eq!(inspection.facts.local, address("5.6.7.8:222"));
+        assert_eq!(inspection.facts.direct_remote, address("127.0.0.1:2"));
+        assert_eq!(inspection.facts.found.application_protocols, [b"http/1.1"[..].into()]);
+        assert_eq!(look(filter(false, false), &line[..36]).0, Verdict::More);
+        assert_eq!(look(filter(false, true), line).0, Verdict::End);
+        let (verdict, inspection) = look(filter(true, true), line);
+        assert_eq!((verdict, inspection.taken_bytes), (Verdict::Done, 0));
+        assert_eq!(look(filter(false, false), b"GET / HTTP/1.1\r\n").0, Verdict::End);
+        let (verdict, inspection) = look(filter(true, false), b"GET / HTTP/1.1\r\n");
+        assert_eq!((verdict, inspection.taken_bytes, inspection.is_restored), (Verdict::Done, 0, false));
+        assert_eq!(look(filter(true, false), b"PROXY nonsense\r\n").0, Verdict::End);
+        let tlv = |kind| Tlv { kind, value: [7][..].into() };
+        let addresses = Some(("1.2.3.4:111".parse().unwrap(), "127.0.0.1:1".parse().unwrap()));
+        let header = proxy_protocol::encode(Version::V2, addresses, &[&tlv(2), &tlv(3)]);
+        let (_, inspection) = look(filter(false, false), &header);
+        assert_eq!((inspection.tlvs.as_slice(), inspection.is_restored), (&[tlv(2)][..], false));
+        let totals = [ProxyProtocolStat::V1Found, ProxyProtocolStat::V1Disallowed, ProxyProtocolStat::V1Error];
+        assert_eq!(totals.map(|stat| stats.total(stat)), [3, 1, 1]);
     }
 }

@@ -5,4 +5,5 @@
 pub mod chain_match;
 pub mod client_hello;
 pub mod filter;
+pub mod proxy_protocol;
 pub mod socket;

@@ -82,6 +82,51 @@ stat_group! {
 }
 
 stat_group! {
+    /// `proxy_proto.<stat_prefix>.`
+    ProxyProtocolStat {
+        NotFoundAllowed = Counter "not_found_allowed",
+        NotFoundDisallowed = Counter "not_found_disallowed",
+        V1Disallowed = Counter "versions.v1.disallowed",
+        V1Error = Counter "versions.v1.error",
+        V1Found = Counter "versions.v1.found",
+        V2Disallowed = Counter "versions.v2.disallowed",
+        V2Error = Counter "versions.v2.error",
+        V2Found = Counter "versions.v2.found",
+    }
+}
+
+stat_group! {
+    /// `connection_limit.<stat_prefix>.`
+    ConnectionLimitStat {
+        ActiveConnections = Gauge "active_connections",
+        LimitedConnections = Counter "limited_connections",
+    }
+}
+
+stat_group! {
+    /// `local_rate_limit.<stat_prefix>.`
+    LocalRateLimitStat {
+        RateLimited = Counter "rate_limited",
+    }
+}
+
+stat_group! {
+    /// `<stat_prefix>rbac.`
+    RbacStat {
+        Allowed = Counter "allowed",
+        Denied = Counter "denied",
+    }
+}
+
+stat_group! {
+    /// `<stat_prefix>rbac.<shadow_rules_stat_prefix>`
+    RbacShadowStat {
+        ShadowAllowed = Counter "shadow_allowed",
+        ShadowDenied = Counter "shadow_denied",
+    }
+}
+
+stat_group! {
     /// `http_inspector.`
     HttpInspectorStat {
         Http10Found = Counter "http10_found",

@@ -18,6 +18,8 @@ use torus_ring::{ConnectOptions, Keepalive, Nanos, PeerAddr, Ring, Socket, Socke
 use super::connection::{Counted, Place, Upstream};
 use super::http2::{HOST_GONE, Http2Connection, Http2Upstream};
 use super::stream::UpstreamStream;
+use crate::cluster::endpoint_set::AssignmentOptions;
+use crate::cluster::host::HostTemplate;
 use crate::cluster::{
     Admission, Balancer, Choice, Cluster, ClusterIndex, EndpointSet, Host, HostIndex, Priority, Resource, RetryHosts,
     UpstreamConnectOptions,
@@ -32,6 +34,9 @@ use crate::worker::random::Random;
 
 /// Set in the token of a parked upstream connection; tokens of client connections leave it clear.
 pub const UPSTREAM_TOKEN_BIT: u64 = 1 << 63;
+
+/// Endpoints that a core keeps of one ORIGINAL_DST cluster.
+const FOUND_HOSTS_MAX: usize = 65_536;
 
 /// How long a peer is heard out after an alert.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
@@ -69,6 +74,8 @@ pub(super) struct ClusterPool {
     began: u32,
     /// The cluster is gone; the pool goes with its last request.
     is_removed: bool,
+    /// When unused endpoints were last forgotten, where endpoints are found here.
+    forgot_at: Nanos,
 }
 
 #[derive(Default)]
@@ -105,6 +112,8 @@ pub struct Chosen {
     pub host: HostIndex,
     /// The endpoint's address.
     pub address: Address,
+    /// What a connection of its own begins with; the connection then serves nobody else.
+    pub preamble: Option<Arc<[u8]>>,
     epoch: u32,
 }
 
@@ -147,6 +156,8 @@ impl Pools {
         let is_gone = cluster.is_none();
         let cluster = match cluster {
             Some(cluster) if Arc::ptr_eq(&pool.cluster, cluster) => return,
+            // Its endpoints were found here.
+            Some(cluster) if cluster.original_dst.is_some() && pool.cluster.is_same_configuration(cluster) => return,
             Some(cluster) => cluster,
             None if pool.is_removed => return,
             // What still runs is counted to its end.
@@ -220,7 +231,39 @@ impl Pools {
         };
         let host = balancer.choose(cluster, &mut choice)?;
         let address = cluster.endpoints.hosts.get(host.0 as usize)?.address.clone();
-        Some(Chosen { cluster: index, host, address, epoch: pool.epoch })
+        Some(Chosen { cluster: index, host, address, preamble: None, epoch: pool.epoch })
+    }
+
+    /// The endpoint at `address` of a cluster that has none of its own; `None` where it has too many.
+    pub fn choose_address(
+        &self,
+        index: ClusterIndex,
+        cluster: &Arc<Cluster>,
+        address: Address,
+        random: &mut Random,
+    ) -> Option<Chosen> {
+        let mut state = self.state.borrow_mut();
+        let pool = state.cluster_pool(index, cluster, self.core, random)?;
+        let hosts = &pool.cluster.endpoints.hosts;
+        let place = match hosts.iter().position(|host| host.address == address) {
+            Some(place) => place,
+            None if hosts.len() >= FOUND_HOSTS_MAX => return None,
+            None => {
+                let place = hosts.len();
+                let mut hosts = hosts.clone();
+                let template = HostTemplate::plain();
+                let host = template.host(address.clone(), cluster.host_connections_max, usize::from(self.core.0) + 1);
+                hosts.push(host);
+                let endpoints = EndpointSet::new(hosts, &AssignmentOptions::default(), &pool.cluster.policy);
+                // Those before it keep their places.
+                pool.cluster = Arc::new(pool.cluster.with_endpoints(endpoints));
+                pool.hosts.push(HostPool::default());
+                pool.active.push(0);
+                place
+            }
+        };
+        let host = HostIndex(u32::try_from(place).ok()?);
+        Some(Chosen { cluster: index, host, address, preamble: None, epoch: pool.epoch })
     }
 
     /// Reads the chosen endpoint, unless it left the cluster.
@@ -271,6 +314,14 @@ impl Pools {
     }
 
     async fn acquire_http1(self: &Rc<Self>, chosen: &Chosen, priority: Priority) -> Result<Lease, AcquireError> {
+        if chosen.preamble.is_some() {
+            let pending = PendingPermit::new(self, chosen.cluster, priority)?;
+            let counted = self.may_connect(chosen, priority)?.ok_or(AcquireError::PendingOverflow)?;
+            let mut upstream = self.connect(chosen, priority, counted, Carried::Http1).await?;
+            upstream.must_close = true;
+            drop(pending);
+            return self.attach(upstream, priority);
+        }
         // A request without an idle connection is pending, whether a connection is being opened for it or not.
         let mut pending: Option<PendingPermit> = None;
         loop {
@@ -326,6 +377,9 @@ impl Pools {
         {
             let mut state = self.state.borrow_mut();
             let State { clusters, idle, first_epoch, .. } = &mut *state;
+            for pool in clusters.iter_mut().flatten() {
+                pool.forget_unused(idle, now);
+            }
             for slot in clusters.iter_mut() {
                 if let Some(ended) = slot.take_if(|pool| pool.is_removed && pool.is_unused()) {
                     *first_epoch = (*first_epoch).max(ended.epoch.wrapping_add(1));
@@ -460,6 +514,14 @@ impl Pools {
             timer.poll_expired(cx).map(|()| None)
         })
         .await;
+        let connected = connected.map(|connected| {
+            connected.map(|mut socket| {
+                if let Some(preamble) = &chosen.preamble {
+                    socket.write(Arc::clone(preamble));
+                }
+                socket
+            })
+        });
         // The connect timeout counts the handshake too.
         let connected = match (connected, tls) {
             (Some(Ok(socket)), Some((tls, host_name))) => {
@@ -908,12 +970,49 @@ impl State {
                 epoch: first_epoch,
                 began: first_epoch,
                 is_removed: false,
+                forgot_at: Nanos::ZERO,
             })
         }))
     }
 }
 
 impl ClusterPool {
+    /// Forgets the endpoints that were found here and have no connection any more.
+    fn forget_unused(&mut self, idle: &mut Slab<Box<Upstream>>, now: Nanos) {
+        let Some(options) = &self.cluster.original_dst else { return };
+        if now.since(self.forgot_at) < options.cleanup_interval {
+            return;
+        }
+        self.forgot_at = now;
+        let places = 0..self.cluster.endpoints.hosts.len();
+        let in_use = |place: &usize| {
+            self.hosts.get(*place).is_some_and(|host| host.connection_count > 0 || !host.waiters.is_empty())
+                || self.active.get(*place).is_some_and(|active| *active > 0)
+        };
+        let kept: Vec<usize> = places.filter(in_use).collect();
+        if kept.len() == self.cluster.endpoints.hosts.len() {
+            return;
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        let old = std::mem::take(&mut self.hosts);
+        let mut hosts: Vec<Option<HostPool>> = old.into_iter().map(Some).collect();
+        self.hosts =
+            kept.iter().map(|place| hosts.get_mut(*place).and_then(Option::take).unwrap_or_default()).collect();
+        self.active = kept.iter().map(|place| self.active.get(*place).copied().unwrap_or_default()).collect();
+        for (place, host) in (0..).map(HostIndex).zip(&self.hosts) {
+            for key in &host.idle {
+                if let Some(upstream) = idle.get_mut(*key) {
+                    upstream.place.host = place;
+                    upstream.place.epoch = self.epoch;
+                }
+            }
+        }
+        let endpoints = &self.cluster.endpoints.hosts;
+        let left = kept.iter().filter_map(|place| endpoints.get(*place).cloned()).collect();
+        let left = EndpointSet::new(left, &AssignmentOptions::default(), &self.cluster.policy);
+        self.cluster = Arc::new(self.cluster.with_endpoints(left));
+    }
+
     /// Counts a request that goes to the chosen endpoint.
     pub(super) fn begin_request(&mut self, core: Core, chosen: &Chosen) {
         self.cluster.stats.increment(core, ClusterStat::UpstreamRqTotal);

@@ -12,6 +12,7 @@ use crate::downstream::connection::{Connection, Rest};
 use crate::downstream::{CodecType, ConnectionInfo};
 use crate::exchange::client::Client;
 use crate::exchange::core_state::CoreState;
+use crate::filter;
 use crate::listener::chain_match::{ChainIndex, ConnectionFacts};
 use crate::slab::{Slab, SlabKey};
 use crate::telemetry::names::{HttpStat, ListenerStat};
@@ -217,23 +218,46 @@ pub(super) fn open(core: &Rc<CoreState>, listener: &ListenerHandle, socket: Sock
         address => address,
     };
     if let Err(reached) = core.limits.admit(&listener.connections, listener.ignore_global_connection_limit) {
-        let stat = match reached {
-            LimitReached::Listener => ListenerStat::DownstreamCxOverflow,
-            LimitReached::Global => ListenerStat::DownstreamGlobalCxOverflow,
-        };
-        stats.increment(core.core, stat);
+        stats.increment(core.core, reached.into());
         return None;
     }
     stats.increment(core.core, ListenerStat::DownstreamPreCxActive);
-    let info = ConnectionInfo { id: 0, direct_remote, local, chain: None, secure: false, tls: None };
+    let info = ConnectionInfo::new(direct_remote, local);
     Some(Box::new(Connection {
         client: Client::new(Transport::from(socket), false),
         info,
         listener: Rc::clone(listener),
         opened_at: core.ring.now(),
         request_count: 0,
+        is_admitted: false,
         is_http1: false,
     }))
+}
+
+/// Gives a connection without a chain to another listener; `None` where a limit of that one refuses it.
+pub(super) fn hand_over(
+    core: &Rc<CoreState>,
+    mut connection: Box<Connection>,
+    to: &ListenerHandle,
+) -> Option<Box<Connection>> {
+    let from = std::mem::replace(&mut connection.listener, Rc::clone(to));
+    from.stats.decrement(core.core, ListenerStat::DownstreamPreCxActive);
+    core.limits.release(&from.connections, from.ignore_global_connection_limit);
+    if let Err(reached) = core.limits.admit(&to.connections, to.ignore_global_connection_limit) {
+        to.stats.increment(core.core, reached.into());
+        return None;
+    }
+    to.stats.increment(core.core, ListenerStat::DownstreamPreCxActive);
+    Some(connection)
+}
+
+impl From<LimitReached> for ListenerStat {
+    fn from(reached: LimitReached) -> Self {
+        match reached {
+            LimitReached::Listener => Self::DownstreamCxOverflow,
+            LimitReached::Global => Self::DownstreamGlobalCxOverflow,
+        }
+    }
 }
 
 /// Gives a connection its filter chain and counts it; `None` where no chain takes it, and it is closed.
@@ -250,13 +274,14 @@ pub(super) fn choose(
         close(core, connection, Rest::Gone);
         return None;
     };
-    let Connection { client, mut info, listener: place, opened_at, request_count, is_http1 } = *connection;
+    let Connection { client, mut info, listener: place, opened_at, request_count, is_admitted, is_http1 } = *connection;
     let transport = match (&chain.tls, client.socket) {
         (Some(tls), Transport::Plain(socket)) => match tls.accept(socket, &core.ring) {
             Ok(session) => Transport::Tls(Box::new(session)),
             Err(error) => {
                 tls.count_failure(core.core, &error);
-                let ended = EndedConnection { socket: None, listener: place, chain: None, opened_at, is_http1 };
+                let ended =
+                    EndedConnection { socket: None, listener: place, chain: None, opened_at, is_admitted, is_http1 };
                 close_ended(core, ended, Rest::Gone);
                 return None;
             }
@@ -280,7 +305,7 @@ pub(super) fn choose(
     info.chain = index;
     info.secure = chain.tls.is_some();
     let client = Client::new(transport, may_be_http2);
-    Some(Box::new(Connection { client, info, listener: place, opened_at, request_count, is_http1 }))
+    Some(Box::new(Connection { client, info, listener: place, opened_at, request_count, is_admitted, is_http1 }))
 }
 
 /// A connection that is over.
@@ -289,13 +314,15 @@ pub(super) struct EndedConnection {
     pub listener: ListenerHandle,
     pub chain: Option<ChainIndex>,
     pub opened_at: Nanos,
+    pub is_admitted: bool,
     pub is_http1: bool,
 }
 
 /// Closes a connection and counts its end.
 pub(super) fn close(core: &Rc<CoreState>, connection: Box<Connection>, rest: Rest) {
-    let Connection { client, info, listener, opened_at, is_http1, .. } = *connection;
-    let ended = EndedConnection { socket: Some(client.socket), listener, chain: info.chain, opened_at, is_http1 };
+    let Connection { client, info, listener, opened_at, is_admitted, is_http1, .. } = *connection;
+    let socket = Some(client.socket);
+    let ended = EndedConnection { socket, listener, chain: info.chain, opened_at, is_admitted, is_http1 };
     close_ended(core, ended, rest);
 }
 
@@ -307,6 +334,9 @@ pub(super) fn close_ended(core: &Rc<CoreState>, ended: EndedConnection, rest: Re
         listener.stats.decrement(core.core, ListenerStat::DownstreamPreCxActive);
         return;
     };
+    if ended.is_admitted {
+        filter::network::release(&chain.filters, core.core);
+    }
     listener.stats.decrement(core.core, ListenerStat::DownstreamCxActive);
     listener.stats.increment(core.core, ListenerStat::DownstreamCxDestroy);
     let length_ms = core.ring.now().since(ended.opened_at).as_millis() as u64;

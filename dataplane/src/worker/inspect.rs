@@ -1,15 +1,18 @@
-//! The time between accept and the choice of a filter chain: bytes are received for the listener filters and put back.
+//! The time between accept and the choice of a filter chain: bytes are received for the listener filters and put back, but for what
+//! was meant for a filter.
 
 use std::future::poll_fn;
 use std::task::Poll;
 
 use torus_ring::Chunk;
 
+use crate::config::address::Address;
 use crate::config::snapshot::Listener;
+use crate::downstream::ConnectionInfo;
 use crate::downstream::connection::Connection;
 use crate::exchange::core_state::CoreState;
 use crate::listener::chain_match::{ConnectionFacts, Found};
-use crate::listener::filter::{Inspection, Verdict};
+use crate::listener::filter::{Inspection, ListenerFilter, Verdict};
 use crate::telemetry::names::ListenerStat;
 use crate::transport::Transport;
 
@@ -17,19 +20,36 @@ use crate::transport::Transport;
 pub(super) fn facts(connection: &Connection) -> ConnectionFacts {
     ConnectionFacts {
         local: connection.info.local.clone(),
-        remote: connection.info.direct_remote.clone(),
+        remote: connection.info.remote.clone(),
         direct_remote: connection.info.direct_remote.clone(),
         found: Found::default(),
     }
 }
 
-/// Receives until the listener filters know enough; `None` where the connection is over. Everything received is still to be read.
-pub(super) async fn inspect(
-    core: &CoreState,
-    listener: &Listener,
-    connection: &mut Connection,
-) -> Option<ConnectionFacts> {
+/// The filters of `connection`'s listener before they have seen a byte.
+pub(super) fn begin(connection: &Connection) -> Inspection {
     let mut inspection = Inspection::new(facts(connection));
+    if connection.listener.filters.iter().any(|filter| matches!(filter, ListenerFilter::OriginalDst)) {
+        let original = connection.client.socket.original_destination();
+        inspection.original = original.and_then(|original| Address::from(&original).ip());
+    }
+    inspection
+}
+
+/// Keeps what the filters found out.
+pub(super) fn note(info: &mut ConnectionInfo, inspection: &mut Inspection) {
+    info.local.clone_from(&inspection.facts.local);
+    info.remote.clone_from(&inspection.facts.remote);
+    info.is_restored |= inspection.is_restored;
+    info.inspected_name.clone_from(&inspection.facts.found.server_name);
+    if !inspection.tlvs.is_empty() {
+        info.tlvs = Some(std::mem::take(&mut inspection.tlvs).into());
+    }
+}
+
+/// Receives until the listener filters know enough; `None` where the connection is over. What no filter has taken is still to be read.
+pub(super) async fn inspect(core: &CoreState, listener: &Listener, connection: &mut Connection) -> Option<Inspection> {
+    let mut inspection = begin(connection);
     let socket = &mut connection.client.socket;
     let mut received = Received::None;
     let mut timer = core.ring.timer();
@@ -61,8 +81,8 @@ pub(super) async fn inspect(
     if verdict == Some(Verdict::Refuse) {
         listener.stats.increment(core.core, ListenerStat::DownstreamListenerFilterError);
     }
-    received.put_back(core, socket);
-    (verdict == Some(Verdict::Done)).then_some(inspection.facts)
+    received.put_back(core, socket, inspection.taken_bytes);
+    (verdict == Some(Verdict::Done)).then_some(inspection)
 }
 
 /// The first bytes. In most cases they are one chunk, which is not copied.
@@ -89,11 +109,18 @@ impl Received {
         }
     }
 
-    fn put_back(self, core: &CoreState, socket: &mut Transport) {
-        match self {
-            Self::None => {}
-            Self::One(chunk) => socket.unread(chunk),
-            Self::Several(bytes) => socket.unread(core.ring.chunk(&bytes)),
+    /// All but the first `taken_bytes` is to be read again.
+    fn put_back(self, core: &CoreState, socket: &mut Transport, taken_bytes: usize) {
+        let left = match self {
+            Self::None => return,
+            Self::One(mut chunk) => {
+                chunk.advance(taken_bytes);
+                chunk
+            }
+            Self::Several(bytes) => core.ring.chunk(bytes.get(taken_bytes..).unwrap_or_default()),
+        };
+        if !left.is_empty() {
+            socket.unread(left);
         }
     }
 }

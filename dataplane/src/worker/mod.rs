@@ -15,6 +15,7 @@ pub mod watchdog;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,11 +24,13 @@ use std::time::Duration;
 
 use self::connections::{Connections, EndedConnection};
 use self::runner::{Job, Runners};
+use crate::config::address::Address;
 use crate::config::publish::Subscriber;
 use crate::config::snapshot::{FilterChain, Listener, Listening, Snapshot};
 use crate::downstream::connection::{Connection, Rest};
 use crate::downstream::http2::Http2Connection;
 use crate::exchange::core_state::CoreState;
+use crate::listener::filter::{Inspection, Verdict};
 use crate::listener::socket::ListenSockets;
 use crate::slab::SlabKey;
 use crate::upstream::pool::UPSTREAM_TOKEN_BIT;
@@ -48,6 +51,8 @@ pub struct Worker {
     phase_watchers: RefCell<Vec<Waker>>,
     /// The sockets of the snapshot that this worker accepts on.
     accepting: RefCell<Vec<(Arc<ListenSockets>, Rc<AcceptSlot>)>>,
+    /// Listeners that connections were handed to, by their restored destination.
+    handed: RefCell<Vec<ListenerHandle>>,
     /// Listeners that were replaced or removed, until the rest of their connections was told to end.
     draining: RefCell<Vec<ListenerHandle>>,
     /// Grows whenever they were woken.
@@ -56,6 +61,16 @@ pub struct Worker {
 
 /// A listener, as the connections of one core share it.
 pub type ListenerHandle = Rc<Arc<Listener>>;
+
+/// What became of a connection that its listener filters have looked at.
+enum Settled {
+    /// It has its filter chain.
+    Chosen(Box<Connection>),
+    /// Its listener's filters want to see its first bytes.
+    Unread(Box<Connection>),
+    /// It is closed.
+    Over,
+}
 
 /// Which listener a socket's connections go to. An update replaces it while the socket goes on.
 struct AcceptSlot {
@@ -87,6 +102,7 @@ impl Worker {
             runners: RefCell::default(),
             phase_watchers: RefCell::default(),
             accepting: RefCell::default(),
+            handed: RefCell::default(),
             draining: RefCell::default(),
             phase_epoch: Cell::new(0),
         })
@@ -144,6 +160,13 @@ impl Worker {
 
     /// Accepts on the sockets of `snapshot` and no others; a socket that stays loses no connection.
     fn listen(self: &Rc<Self>, snapshot: &Snapshot) {
+        self.handed.borrow_mut().retain(|listener| {
+            let stays = snapshot.listeners.iter().any(|known| Arc::ptr_eq(known, listener));
+            if !stays {
+                self.draining.borrow_mut().push(Rc::clone(listener));
+            }
+            stays
+        });
         let mut accepting = self.accepting.borrow_mut();
         accepting.retain(|(sockets, slot)| {
             let stays = snapshot.listening.iter().any(|listening| Arc::ptr_eq(&listening.sockets, sockets));
@@ -223,40 +246,102 @@ impl Worker {
     fn admit(self: &Rc<Self>, listener: &ListenerHandle, socket: torus_ring::Socket) {
         let Some(connection) = connections::open(&self.core, listener, socket) else { return };
         let now = self.core.ring.now();
-        if !listener.filters.is_empty() {
-            let key = self.connections.borrow_mut().insert_unchosen(connection, now, listener.filters_timeout);
-            if listener.filters_timeout_continues {
-                // Its timer is to be exact: a client that waits for the server's first word waits for it.
-                runner::run(self, Job::Connection(key));
+        match self.settle_unread(connection) {
+            Settled::Chosen(connection) => {
+                let listener = Rc::clone(&connection.listener);
+                let Some(chain) = listener.chain(connection.info.chain) else { return };
+                let asks_filters = !chain.filters.is_empty();
+                let is_http = chain.http().is_some();
+                let key = self.connections.borrow_mut().insert_idle(connection, now, chain);
+                if !is_http || asks_filters {
+                    // The other side may speak first, and a filter counts from the beginning.
+                    runner::run(self, Job::Connection(key));
+                }
             }
-            return;
+            Settled::Unread(connection) => {
+                let listener = Rc::clone(&connection.listener);
+                let key = self.connections.borrow_mut().insert_unchosen(connection, now, listener.filters_timeout);
+                if listener.filters_timeout_continues {
+                    // Its timer is to be exact: a client that waits for the server's first word waits for it.
+                    runner::run(self, Job::Connection(key));
+                }
+            }
+            Settled::Over => {}
         }
-        let facts = inspect::facts(&connection);
-        if let Some(connection) = connections::choose(&self.core, listener, connection, &facts)
-            && let Some(chain) = listener.chain(connection.info.chain)
+    }
+
+    /// Lets the listener filters have their say before a byte was received: some need none.
+    fn settle_unread(&self, connection: Box<Connection>) -> Settled {
+        let listener = Rc::clone(&connection.listener);
+        let mut inspection = inspect::begin(&connection);
+        match inspection.look(&listener.filters, self.core.core, &[]) {
+            Verdict::Done => self.settle(connection, inspection),
+            Verdict::More | Verdict::Refuse | Verdict::End => Settled::Unread(connection),
+        }
+    }
+
+    /// Gives a connection that its listener's filters are done with to the listener at its restored destination, where there is one,
+    /// and otherwise its filter chain.
+    fn settle(&self, mut connection: Box<Connection>, mut inspection: Inspection) -> Settled {
+        inspect::note(&mut connection.info, &mut inspection);
+        let listener = Rc::clone(&connection.listener);
+        if listener.use_original_dst
+            && inspection.is_restored
+            && let Some(next) = self.listener_at(&connection.info.local, &listener)
         {
-            let key = self.connections.borrow_mut().insert_idle(connection, now, chain);
-            if chain.http().is_none() {
-                // The other side may speak first.
-                runner::run(self, Job::Connection(key));
-            }
+            return match connections::hand_over(&self.core, connection, &next) {
+                Some(connection) => self.settle_unread(connection),
+                None => Settled::Over,
+            };
         }
+        match connections::choose(&self.core, &listener, connection, &inspection.facts) {
+            Some(connection) => Settled::Chosen(connection),
+            None => Settled::Over,
+        }
+    }
+
+    /// The listener with `address`, or with all addresses of its port, other than `from`.
+    fn listener_at(&self, address: &Address, from: &ListenerHandle) -> Option<ListenerHandle> {
+        let wanted = address.ip()?;
+        let snapshot = self.core.snapshot();
+        let others = || snapshot.listeners.iter().filter(|listener| !Arc::ptr_eq(listener, from));
+        let has = |listener: &Listener, test: &dyn Fn(SocketAddr) -> bool| {
+            listener.addresses.iter().filter_map(Address::ip).any(test)
+        };
+        let exact = |address: SocketAddr| address == wanted;
+        let any = |address: SocketAddr| {
+            address.ip().is_unspecified() && address.port() == wanted.port() && address.is_ipv4() == wanted.is_ipv4()
+        };
+        let found = others()
+            .find(|listener| has(listener, &exact))
+            .or_else(|| others().find(|listener| has(listener, &any)))?;
+        let mut handed = self.handed.borrow_mut();
+        if let Some(known) = handed.iter().find(|known| Arc::ptr_eq(known, found)) {
+            return Some(Rc::clone(known));
+        }
+        let handle = Rc::new(Arc::clone(found));
+        handed.push(Rc::clone(&handle));
+        Some(handle)
     }
 
     /// Lets the listener filters look at a connection's first bytes and gives it its filter chain; `None` where it is over.
     async fn establish(&self, key: SlabKey, mut connection: Box<Connection>) -> Option<Box<Connection>> {
-        let listener = Rc::clone(&connection.listener);
-        let chosen = match inspect::inspect(&self.core, &listener, &mut connection).await {
-            Some(facts) => {
-                let chosen = connections::choose(&self.core, &listener, connection, &facts);
-                if let Some(chain) = chosen.as_ref().and_then(|chosen| listener.chain(chosen.info.chain)) {
-                    self.connections.borrow_mut().expire(key, self.core.ring.now(), chain);
-                }
-                chosen
-            }
-            None => {
+        let chosen = loop {
+            let listener = Rc::clone(&connection.listener);
+            let Some(inspection) = inspect::inspect(&self.core, &listener, &mut connection).await else {
                 connections::close(&self.core, connection, Rest::Gone);
-                None
+                break None;
+            };
+            match self.settle(connection, inspection) {
+                Settled::Chosen(chosen) => {
+                    if let Some(chain) = chosen.listener.chain(chosen.info.chain) {
+                        self.connections.borrow_mut().expire(key, self.core.ring.now(), chain);
+                    }
+                    break Some(chosen);
+                }
+                // The filters of the listener that has it now.
+                Settled::Unread(unread) => connection = unread,
+                Settled::Over => break None,
             }
         };
         if chosen.is_none() {
@@ -386,7 +471,7 @@ impl Worker {
     /// Drives an HTTP/2 connection to its end; its requests go to runners.
     async fn serve_http2(self: Rc<Self>, key: SlabKey, connection: Box<Connection>) {
         let core = &self.core;
-        let Connection { client, info, listener, opened_at, .. } = *connection;
+        let Connection { client, info, listener, opened_at, is_admitted, .. } = *connection;
         let chain = info.chain;
         let socket = client.into_http2(&core.ring);
         let (socket, rest) = match listener.chain(chain).and_then(FilterChain::http) {
@@ -408,7 +493,7 @@ impl Worker {
             None => (Some(socket), Rest::Close),
         };
         self.connections.borrow_mut().remove(key);
-        let ended = EndedConnection { socket, listener, chain, opened_at, is_http1: false };
+        let ended = EndedConnection { socket, listener, chain, opened_at, is_admitted, is_http1: false };
         connections::close_ended(core, ended, rest);
         if core.lifecycle.phase().is_leaving() {
             self.report();

@@ -176,7 +176,7 @@ fn lb_endpoint(
         let address = context.required("address", &endpoint.address)?;
         context.within("address", |context| {
             match discovery {
-                Discovery::Static | Discovery::Eds(_) => {
+                Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) => {
                     let address = address::parse(address, context)?;
                     assignment.addresses.push((address, host(&endpoint.hostname)));
                 }

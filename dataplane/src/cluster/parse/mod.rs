@@ -5,6 +5,7 @@ mod dns;
 mod eds;
 mod endpoints;
 mod http;
+mod original_dst;
 mod policy;
 mod thresholds;
 
@@ -14,12 +15,16 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::cluster::v3 as proto;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 
 use super::eds::EdsPlan;
+use super::options::UpstreamProtocol;
+use super::original_dst::OriginalDst;
+use super::proxy_protocol::UpstreamProxyProtocol;
 use super::{Cluster, ClusterKind, EndpointSet, Policy, TrackedStats, UpstreamConnectOptions, UpstreamHttp};
-use crate::config::parse::ParseContext;
 use crate::config::parse::context::type_name;
+use crate::config::parse::{ParseContext, proxy_protocol};
 use crate::config::reject::Refused;
 use crate::tls::{ClientTls, parse_client};
 
@@ -43,9 +48,9 @@ impl Cluster {
         let connect = connect::parse(config, context);
         let shown_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
         let stat_name: Arc<str> = shown_name.replace(':', "_").into();
-        let tls = match &config.transport_socket {
+        let transport = match &config.transport_socket {
             Some(socket) => context.within("transport_socket", |context| transport(socket, &stat_name, context)),
-            None => Ok(None),
+            None => Ok(Transport::default()),
         };
         let thresholds = thresholds::parse(config, context);
         let (discovery, policy) = (discovery?, policy?);
@@ -53,6 +58,13 @@ impl Cluster {
         context.problems.clean_since(start)?;
         let (thresholds, assignment) = (thresholds?, assignment?);
 
+        let (http, transport) = (http?, transport?);
+        if transport.proxy_protocol.is_some() && http.protocol != UpstreamProtocol::Http1 {
+            // One HTTP/2 connection carries many clients, and its header can name one.
+            return Err(
+                context.reject("transport_socket", "the PROXY protocol goes with HTTP/1.1 and TCP, not with HTTP/2")
+            );
+        }
         let policy = shared(policy, &POLICY);
         let hosts = endpoints::static_hosts(&assignment, thresholds.host_connections_max, context.core_count);
         let endpoints = EndpointSet::new(hosts, &assignment.options, &policy);
@@ -68,15 +80,17 @@ impl Cluster {
             connection_buffer_bytes_max: config
                 .per_connection_buffer_limit_bytes
                 .map_or(CONNECTION_BUFFER_BYTES_MAX, |limit| limit.value),
-            http: shared(http?, &HTTP),
+            http: shared(http, &HTTP),
             connect: shared(connect?, &CONNECT),
-            tls: tls?.map(Arc::new),
+            tls: transport.tls.map(Arc::new),
+            proxy_protocol: transport.proxy_protocol.map(Arc::new),
             // The config thread has a core of its own and sends no requests.
             breakers: Arc::new(thresholds.breakers(context.core_count.saturating_sub(1))),
             host_connections_max: thresholds.host_connections_max,
             policy,
             endpoints: Arc::new(endpoints),
             eds: discovery.eds().map(Arc::new),
+            original_dst: discovery.original_dst().map(Arc::new),
             dns: discovery.plan(assignment).map(Arc::new),
             track: tracked(config),
             close_connections_on_host_set_change: config
@@ -93,6 +107,7 @@ enum Discovery {
     Static,
     Dns(dns::Settings),
     Eds(EdsPlan),
+    OriginalDst(OriginalDst),
 }
 
 impl Discovery {
@@ -120,7 +135,7 @@ impl Discovery {
             DiscoveryType::StrictDns => Ok(Self::Dns(dns::legacy(config, false, context)?)),
             DiscoveryType::LogicalDns => Ok(Self::Dns(dns::legacy(config, true, context)?)),
             DiscoveryType::Eds => Ok(Self::Eds(eds::parse(config, context)?)),
-            DiscoveryType::OriginalDst => Err(context.reject("type", "ORIGINAL_DST is not there yet in this version")),
+            DiscoveryType::OriginalDst => Ok(Self::OriginalDst(original_dst::parse(config, context)?)),
         }
     }
 
@@ -142,39 +157,69 @@ impl Discovery {
             Self::Dns(settings) if settings.logical => ClusterKind::LogicalDns,
             Self::Dns(_) => ClusterKind::StrictDns,
             Self::Eds(_) => ClusterKind::Eds,
+            Self::OriginalDst(_) => ClusterKind::OriginalDst,
         }
     }
 
     fn eds(&self) -> Option<EdsPlan> {
         match self {
             Self::Eds(plan) => Some(plan.clone()),
-            Self::Static | Self::Dns(_) => None,
+            Self::Static | Self::Dns(_) | Self::OriginalDst(_) => None,
+        }
+    }
+
+    fn original_dst(&self) -> Option<OriginalDst> {
+        match self {
+            Self::OriginalDst(options) => Some(options.clone()),
+            Self::Static | Self::Dns(_) | Self::Eds(_) => None,
         }
     }
 
     fn plan(self, assignment: endpoints::Assignment) -> Option<super::DnsPlan> {
         match self {
-            Self::Static | Self::Eds(_) => None,
+            Self::Static | Self::Eds(_) | Self::OriginalDst(_) => None,
             Self::Dns(settings) => Some(settings.plan(assignment)),
         }
     }
 }
 
-/// TLS to the endpoints, or `None` for a plain connection.
+/// What a connection to an endpoint begins with.
+#[derive(Default)]
+struct Transport {
+    /// First a PROXY header.
+    proxy_protocol: Option<UpstreamProxyProtocol>,
+    /// Then TLS.
+    tls: Option<ClientTls>,
+}
+
 fn transport(
     socket: &core::TransportSocket,
     stat_name: &str,
     context: &mut ParseContext,
-) -> Result<Option<ClientTls>, Refused> {
+) -> Result<Transport, Refused> {
     let Some(core::transport_socket::ConfigType::TypedConfig(packed)) = &socket.config_type else {
         return Err(context.reject("typed_config", "is required"));
     };
     match type_name(&packed.type_url) {
-        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(None),
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(Transport::default()),
         "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => {
             let config: UpstreamTlsContext = context.unpack("typed_config", packed)?;
             let prefix = format!("cluster.{stat_name}.");
-            context.within("typed_config", |context| parse_client(&config, &prefix, context)).map(Some)
+            let tls = context.within("typed_config", |context| parse_client(&config, &prefix, context))?;
+            Ok(Transport { tls: Some(tls), ..Transport::default() })
+        }
+        "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport" => {
+            let config: ProxyProtocolUpstreamTransport = context.unpack("typed_config", packed)?;
+            context.within("typed_config", |context| {
+                let header = context.required("config", &config.config)?;
+                let header = context.within("config", |context| proxy_protocol::parse_upstream(header, context));
+                let inner = context.required("transport_socket", &config.transport_socket)?;
+                let inner = context.within("transport_socket", |context| transport(inner, stat_name, context))?;
+                if inner.proxy_protocol.is_some() {
+                    return Err(context.reject("transport_socket", "sends a PROXY header of its own; one is enough"));
+                }
+                Ok(Transport { proxy_protocol: Some(header?), ..inner })
+            })
         }
         other => Err(context.reject("typed_config", format!("`{other}` is not there yet in this version"))),
     }

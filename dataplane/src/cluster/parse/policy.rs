@@ -14,6 +14,11 @@ use crate::config::parse::ParseContext;
 use crate::config::parse::context::type_name;
 use crate::config::reject::Refused;
 
+fn is_original_dst(config: &proto::Cluster) -> bool {
+    use proto::cluster::{ClusterDiscoveryType, DiscoveryType};
+    config.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32))
+}
+
 /// Envoy's bounds and defaults.
 const POINT_COUNT_MIN: u64 = 1024;
 const POINT_COUNT_MAX: u64 = 8 * 1024 * 1024;
@@ -31,8 +36,12 @@ pub(super) fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Resu
             context.within("load_balancing_policy", |context| load_balancing_policy(typed, context))
         }
         (None, LbPolicy::LoadBalancingPolicyConfig) => Err(context.reject("load_balancing_policy", "is required")),
+        (None, LbPolicy::ClusterProvided) if is_original_dst(config) => Ok(Policy::default()),
         (None, LbPolicy::ClusterProvided) => {
             Err(context.reject("lb_policy", "CLUSTER_PROVIDED does not go with this type of cluster"))
+        }
+        (None, _) if is_original_dst(config) => {
+            Err(context.reject("lb_policy", "must be CLUSTER_PROVIDED in an ORIGINAL_DST cluster"))
         }
         (None, legacy) => lb_policy(config, legacy, context),
     }?;

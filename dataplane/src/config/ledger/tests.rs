@@ -77,8 +77,8 @@ fn what_is_missing_is_named() {
     check(cluster, "{name: a, type: STATIC}", &[]);
     check(
         cluster,
-        "{name: a, type: ORIGINAL_DST}",
-        &["x:1:17: type: original destination (ORIGINAL_DST): not there yet in this version"],
+        "{name: a, type: ORIGINAL_DST, original_dst_lb_config: {metadata_key: {}}}",
+        &["x:1:56: original_dst_lb_config.metadata_key: metadata of requests: not there yet in this version"],
     );
     check(
         cluster,
@@ -126,14 +126,11 @@ fn foreign_types_are_named() {
 #[test]
 fn values_that_ask_for_nothing_pass() {
     let listener = "envoy.config.listener.v3.Listener";
-    check(listener, "{use_original_dst: false, bind_to_port: true}", &[]);
+    check(listener, "{enable_mptcp: false, bind_to_port: true}", &[]);
     check(
         listener,
-        "{use_original_dst: true, bind_to_port: false}",
-        &[
-            "x:1:20: use_original_dst: original destination (true): not there yet in this version",
-            "x:1:40: bind_to_port: listeners that do not bind (false): not there yet in this version",
-        ],
+        "{enable_mptcp: true, bind_to_port: false}",
+        &["x:1:16: enable_mptcp: Multipath TCP (true): not there yet in this version"],
     );
 }
 

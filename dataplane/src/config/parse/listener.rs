@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTl
 use super::context::type_name;
 use super::http_connection_manager::{self, is_http_connection_manager};
 use super::socket_option;
-use super::{ParseContext, address, chain_match, listener_filters, tcp_proxy};
+use super::{ParseContext, address, chain_match, listener_filters, network_filters, tcp_proxy};
 use crate::config::address::Address;
 use crate::config::reject::Refused;
 use crate::config::snapshot::{
@@ -74,6 +74,8 @@ pub fn parse(config: &proto::Listener, context: &mut ParseContext) -> Result<Lis
         filters_timeout: filters_timeout?,
         filters_timeout_continues: config.continue_on_listener_filters_timeout,
         stats: context.registry.group(&stat_prefix),
+        use_original_dst: config.use_original_dst.is_some_and(|on| on.value),
+        binds: config.bind_to_port.is_none_or(|on| on.value),
         // The overload manager keeps the limit, so who bypasses the one ignores the other.
         ignore_global_connection_limit: config.ignore_global_conn_limit || config.bypass_overload_manager,
         direction: match config.traffic_direction() {
@@ -212,15 +214,14 @@ fn parse_chain(
         None => Ok(None),
     };
     let timeout = context.timeout("transport_socket_connect_timeout", &chain.transport_socket_connect_timeout, None);
-    let [filter] = chain.filters.as_slice() else {
-        return Err(context.reject(
-            "filters",
-            format!("must be exactly one, which serves the connection; there are {}", chain.filters.len()),
-        ));
+    let Some((last, before)) = chain.filters.split_last() else {
+        return Err(context.reject("filters", "must end with one that serves the connection; there are none"));
     };
-    let terminal = context.within_item("filters", 0, |context| terminal_filter(filter, listener_prefix, context))?;
+    let filters = context.each("filters", before, network_filters::parse);
+    let terminal =
+        context.within_item("filters", before.len(), |context| terminal_filter(last, listener_prefix, context))?;
     let handshake_timeout = timeout?.unwrap_or(HANDSHAKE_TIMEOUT);
-    Ok(FilterChain { name: chain.name.as_str().into(), tls: tls?, handshake_timeout, terminal })
+    Ok(FilterChain { name: chain.name.as_str().into(), tls: tls?, handshake_timeout, filters: filters?, terminal })
 }
 
 fn transport(
@@ -266,6 +267,11 @@ fn terminal_filter(
             return context.within("typed_config", |context| direct_response(&config, context));
         }
         _ if is_http_connection_manager(&packed.type_url) => {}
+        name if network_filters::KNOWN.contains(&name) => {
+            return Err(
+                context.reject("typed_config", format!("`{name}` serves no connection; another filter must follow"))
+            );
+        }
         name => {
             let reason = format!("network filter `{name}` is not there yet in this version");
             return Err(context.reject("typed_config", reason));

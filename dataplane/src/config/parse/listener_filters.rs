@@ -1,7 +1,9 @@
 //! `envoy.config.listener.v3.ListenerFilter` becomes a [`ListenerFilter`].
 
 use envoy_types::pb::envoy::config::listener::v3 as proto;
-use envoy_types::pb::envoy::extensions::filters::listener::{http_inspector, tls_inspector};
+use envoy_types::pb::envoy::extensions::filters::listener::{
+    http_inspector, original_dst, proxy_protocol, tls_inspector,
+};
 
 use super::ParseContext;
 use super::context::type_name;
@@ -32,6 +34,15 @@ pub fn parse(config: &proto::ListenerFilter, context: &mut ParseContext) -> Resu
         "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => {
             let _: http_inspector::v3::HttpInspector = context.unpack("typed_config", packed)?;
             Ok(ListenerFilter::HttpInspector { stats: context.registry.group("http_inspector.") })
+        }
+        "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
+            let config: proxy_protocol::v3::ProxyProtocol = context.unpack("typed_config", packed)?;
+            let filter = context.within("typed_config", |context| super::proxy_protocol::parse(&config, context))?;
+            Ok(ListenerFilter::ProxyProtocol(Box::new(filter)))
+        }
+        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {
+            let _: original_dst::v3::OriginalDst = context.unpack("typed_config", packed)?;
+            Ok(ListenerFilter::OriginalDst)
         }
         other => {
             let reason = format!("listener filter `{other}` is not there yet in this version");

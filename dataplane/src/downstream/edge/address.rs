@@ -25,7 +25,7 @@ pub(super) fn establish(
     headers: &mut HeaderMap,
     scratch: &mut Scratch,
 ) -> Origin {
-    let peer = &connection.direct_remote;
+    let peer = &connection.remote;
     let forwarded = headers.get_known(Known::XForwardedFor);
     if options.use_remote_address {
         let trusted = forwarded.filter(|_| options.trusted_hop_count > 0);

@@ -13,14 +13,8 @@ fn connection(peer: &str) -> ConnectionInfo {
         Some(_) => Address::Pipe(std::path::Path::new(peer).into()),
         None => Address::Ip(SocketAddr::new(peer.parse().unwrap(), 1234)),
     };
-    ConnectionInfo {
-        chain: None,
-        id: 1,
-        direct_remote,
-        local: "127.0.0.1:8080".parse().map(Address::Ip).unwrap(),
-        secure: false,
-        tls: None,
-    }
+    let local = "127.0.0.1:8080".parse().map(Address::Ip).unwrap();
+    ConnectionInfo { id: 1, ..ConnectionInfo::new(direct_remote, local) }
 }
 
 fn behind() -> EdgeOptions {

@@ -93,7 +93,7 @@ fn what_is_wrong_is_named() {
     check(&with("name: a"), &["filter_chains: is required: no filter chain would take a connection"]);
     check(
         &chain("filters: []"),
-        &["filter_chains[0].filters: must be exactly one, which serves the connection; there are 0"],
+        &["filter_chains[0].filters: must end with one that serves the connection; there are none"],
     );
     check(&chain("filters: [{name: a}]"), &["filter_chains[0].filters[0].typed_config: is required"]);
     check(
