@@ -5,6 +5,7 @@
 //! in turn. `serve` is a target.
 
 pub mod compare;
+pub mod distributed;
 pub mod environment;
 pub mod plan;
 pub mod quantity;

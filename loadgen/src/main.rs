@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use torus_load::distributed::worker;
 use torus_load::{compare, run, serve};
 
 /// Load generator and test server for HTTP.
@@ -22,12 +23,17 @@ enum Command {
     Compare(compare::Options),
     /// Answer every request with what it was, or as its query asks.
     Serve(serve::Options),
+    /// Send a part of the runs that `run --workers` coordinates elsewhere.
+    Worker(worker::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(options) => run::run(&options).map_err(|error| error.to_string()),
         Command::Compare(options) => compare::run(&options).map_err(|error| error.to_string()),
+        Command::Worker(options) => {
+            worker::run(&options).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+        }
         Command::Serve(options) => serve::run(&options).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string()),
     };
     result.unwrap_or_else(|error| {

@@ -45,6 +45,13 @@ impl Times {
         let _ = self.0.add(&other.0);
     }
 
+    /// Adds what somebody else recorded, whose bounds may be others.
+    pub fn add_histogram(&mut self, other: &Histogram<u64>) {
+        for step in other.iter_recorded() {
+            self.0.saturating_record_n(step.value_iterated_to(), step.count_at_value());
+        }
+    }
+
     pub fn clear(&mut self) {
         self.0.reset();
     }
@@ -194,6 +201,54 @@ impl Counts {
     }
 }
 
+impl Counts {
+    /// Every count, in an order of its own.
+    pub fn list(&self) -> Vec<u64> {
+        let mut copy = *self;
+        copy.each().into_iter().map(|count| *count).collect()
+    }
+
+    /// The counts that `list` gave; none where there are not as many.
+    pub fn from_list(list: &[u64]) -> Option<Counts> {
+        let mut counts = Counts::default();
+        let each = counts.each();
+        if each.len() != list.len() {
+            return None;
+        }
+        each.into_iter().zip(list).for_each(|(count, value)| *count = *value);
+        Some(counts)
+    }
+
+    fn each(&mut self) -> Vec<&mut u64> {
+        let Counts {
+            planned,
+            sent,
+            succeeded,
+            errors,
+            unsent,
+            blocked,
+            connections,
+            rewritten,
+            bytes_received,
+            renewed,
+            renewals_failed,
+        } = self;
+        let single = [
+            planned,
+            sent,
+            succeeded,
+            unsent,
+            blocked,
+            connections,
+            rewritten,
+            bytes_received,
+            renewed,
+            renewals_failed,
+        ];
+        single.into_iter().chain(errors).collect()
+    }
+}
+
 impl AddAssign<&Counts> for Counts {
     fn add_assign(&mut self, other: &Counts) {
         self.planned += other.planned;
@@ -259,6 +314,18 @@ impl Record {
         }
         self.in_flight_area += other.in_flight_area;
         self.service_sum += other.service_sum;
+    }
+
+    /// Every histogram, in an order of its own.
+    pub fn times(&self) -> Vec<&Times> {
+        let Record { response, service, lag, release, connect, tls, upgrade, first_byte, body, classes, .. } = self;
+        [response, service, lag, release, connect, tls, upgrade, first_byte, body].into_iter().chain(classes).collect()
+    }
+
+    /// The same, to be changed.
+    pub fn times_mut(&mut self) -> Vec<&mut Times> {
+        let Record { response, service, lag, release, connect, tls, upgrade, first_byte, body, classes, .. } = self;
+        [response, service, lag, release, connect, tls, upgrade, first_byte, body].into_iter().chain(classes).collect()
     }
 
     /// Share of the planned requests that failed or were never sent.

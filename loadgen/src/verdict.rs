@@ -60,6 +60,8 @@ pub struct Evidence {
     /// Fixed concurrency: there is no schedule to be late on.
     pub closed: bool,
     pub interrupted: bool,
+    /// What is known of workers elsewhere that were lost.
+    pub lost: Vec<String>,
     pub planned: u64,
     pub sent: u64,
     pub done: u64,
@@ -81,6 +83,11 @@ pub struct Evidence {
 /// The verdict on `evidence`.
 pub fn judge(evidence: &Evidence) -> Verdict {
     let mut reasons = Vec::new();
+    if !evidence.lost.is_empty() {
+        reasons.extend(evidence.lost.iter().cloned());
+        reasons.push("a part of the schedule was not sent; the figures are of what the other workers did".to_owned());
+        return Verdict { kind: Kind::Invalid, reasons };
+    }
     if evidence.done == 0 {
         reasons.push("no request ended inside the measured time".to_owned());
         return Verdict { kind: Kind::Invalid, reasons };
@@ -175,7 +182,8 @@ mod tests {
     #[test]
     fn each_cause_has_its_verdict() {
         type Case = (&'static str, fn(&mut Evidence), Kind);
-        let cases: [Case; 9] = [
+        let cases: [Case; 10] = [
+            ("a worker lost", |e| e.lost.push("worker a was lost".to_owned()), Kind::Invalid),
             ("all well", |_| {}, Kind::Valid),
             ("late with free connections", |e| e.release_p99 = 5_000_000, Kind::GeneratorLimited),
             ("few sent, none blocked", |e| e.sent = 5_000, Kind::GeneratorLimited),

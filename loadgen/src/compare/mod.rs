@@ -260,6 +260,7 @@ fn side(target: &str, flags: &[String], start: Option<&String>) -> Result<Side, 
         ("--hgrm", options.hgrm.is_some()),
         ("--html", options.html.is_some()),
         ("--hlog", options.hlog.is_some()),
+        ("--workers", !options.workers.is_empty()),
     ];
     if let Some((flag, _)) = single.iter().find(|(_, is_given)| *is_given) {
         return Err(CompareError::Single(flag));

@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 
+use crate::distributed::Remote;
 use crate::environment::{self, Environment};
 use crate::record::{Cause, Record, Times};
 use crate::run::execute::{Outcome, Point};
@@ -54,7 +55,9 @@ pub struct Report {
     pub series: Vec<SeriesPoint>,
     /// With `--find-max`; all else is then of the last try.
     pub search: Option<Found>,
-    /// Where the run was made.
+    /// Machines that sent, where it was not this one.
+    pub remote_workers: Vec<Remote>,
+    /// Where the run was made, or coordinated.
     pub environment: Environment,
     /// When measuring began, in seconds since 1970.
     pub began: f64,
@@ -248,6 +251,7 @@ impl Report {
         let verdict = verdict::judge(&Evidence {
             closed: matches!(load, Load::Closed { .. }),
             interrupted: outcome.interrupted,
+            lost: outcome.lost.clone(),
             planned: counts.planned,
             sent: counts.sent,
             done: counts.done(),
@@ -291,7 +295,7 @@ impl Report {
                 streams: setup.streams,
                 requests_per_connection: setup.requests_per_connection,
                 connect_rate: options.connect_rate,
-                threads: setup.threads,
+                threads: setup.threads * outcome.remotes.len().max(1),
                 pinned_cores: setup.cores.clone(),
                 spin: setup.spin,
                 timeout: setup.timeout.as_nanos() as u64,
@@ -356,6 +360,7 @@ impl Report {
             }),
             series: outcome.series.iter().map(|point| series_point(point, load)).collect(),
             search: None,
+            remote_workers: outcome.remotes.clone(),
             environment: environment::gather(Path::new("/")),
             began: outcome.began.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             record: record.clone(),

@@ -118,6 +118,14 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         let renewed = requests.renewed as f64 / seconds.max(1e-9);
         writeln!(out, "           {renewed:.1} connections/s opened anew, {} could not be", requests.renewals_failed)?;
     }
+    for remote in &report.remote_workers {
+        writeln!(
+            out,
+            "           sent by {}, its clock known to {}",
+            remote.address,
+            nanoseconds(remote.round_trip / 2)
+        )?;
+    }
     for target in &report.targets {
         let times = &target.response_time;
         writeln!(

@@ -1,14 +1,15 @@
 //! One run: workers on their cores, their updates gathered each second, their records added at the end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Barrier, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::crew::{Begin, Crew, Place};
 use super::setup::Setup;
 use super::watch::{Usage, WatchError};
+use crate::distributed::Remote;
 use crate::record::{Counts, Record};
 use crate::worker::{self, Finished, Load, Update};
 
@@ -33,6 +34,10 @@ pub struct Outcome {
     pub wall: u64,
     /// What the target used in the measured part.
     pub target: Option<Usage>,
+    /// Workers elsewhere.
+    pub remotes: Vec<Remote>,
+    /// What is known of those that were lost.
+    pub lost: Vec<String>,
 }
 
 /// One stretch of the run.
@@ -86,101 +91,38 @@ pub enum ExecuteError {
 
 /// Runs `load` and gives what happened; `stop` ends it early.
 pub fn execute(setup: &Setup, load: &Load, stop: &Arc<AtomicBool>) -> Result<Outcome, ExecuteError> {
-    let (sender, updates) = channel();
-    let barrier = Arc::new(Barrier::new(setup.threads));
-    let start = Arc::new(OnceLock::new());
-    // A run that a worker's failure stops is not one that the user stops.
-    let stop_all = Arc::new(AtomicBool::new(false));
-    let mut handles = Vec::new();
-    let weights: Arc<[f64]> = setup.all().map(|target| target.weight).collect();
-    for index in 0..setup.threads {
-        let config = |(number, target): (usize, &Setup)| worker::Config {
-            index,
-            workers: setup.threads,
-            core: setup.cores.get(index).copied(),
-            load: load.clone(),
-            addresses: Arc::clone(&target.target.addresses),
-            tls: target.tls.clone(),
-            request: target.request.clone(),
-            head_request: setup.method == "HEAD",
-            checks: Arc::clone(&target.checks),
-            connections: target.connections / setup.threads + usize::from(index < target.connections % setup.threads),
-            streams: target.streams,
-            requests_per_connection: setup.requests_per_connection,
-            connect_rate: target.connect_rate.map(|rate| rate / setup.threads as f64),
-            share: worker::Share { index: number, weights: Arc::clone(&weights) },
-            timeout: setup.timeout.as_nanos() as u64,
-            spin: setup.spin,
-            spin_margin: setup.spin_margin,
-            stop: Arc::clone(&stop_all),
-            start: Arc::clone(&start),
-            barrier: Arc::clone(&barrier),
-            updates: sender.clone(),
-        };
-        let configs = setup.all().enumerate().map(config).collect();
-        let name = format!("load-{index}");
-        let handle = thread::Builder::new().name(name).spawn(move || worker::run(configs));
-        handles.push(handle.map_err(ExecuteError::Worker)?);
-    }
-    drop(sender);
-    let mut gather = Gather { measured_from: load.measured_from(), start, setup, ..Gather::new(setup) };
+    let crew = Crew::start(setup, load, Place { first: 0, of: setup.threads }, Begin::now())?;
+    let mut gather = Gather::new(setup, setup.threads, load.measured_from());
     loop {
         if stop.load(Ordering::Relaxed) {
-            stop_all.store(true, Ordering::Relaxed);
+            crew.stop.store(true, Ordering::Relaxed);
+        }
+        if let Some(start) = crew.start.get() {
+            gather.begin(*start);
         }
         // Asked first: what a worker sent before it ended is then in the channel already.
-        let ended = handles.iter().all(JoinHandle::is_finished);
-        match updates.recv_timeout(Duration::from_millis(20)) {
+        let has_ended = crew.has_ended();
+        match crew.updates.recv_timeout(Duration::from_millis(20)) {
             Ok(update) => gather.update(update)?,
+            Err(RecvTimeoutError::Timeout) if has_ended => break,
             // A task that the runtime never dropped may hold its end of the channel for ever.
             Err(RecvTimeoutError::Timeout) if ended => break,
             Err(RecvTimeoutError::Timeout) => gather.tick()?,
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    gather.end()?;
-    let began = gather.start.get().map(|start| *start + Duration::from_nanos(load.measured_from()));
-    let mut outcome = Outcome {
-        record: Record::default(),
-        by_target: Vec::new(),
-        workers: Vec::new(),
-        series: Vec::new(),
-        interrupted: stop.load(Ordering::Relaxed),
-        began: SystemTime::now() - began.map(|began| began.elapsed()).unwrap_or_default(),
-        wall: 0,
-        target: None,
-    };
-    for handle in handles {
-        let Finished { records, used } =
-            handle.join().map_err(|_| ExecuteError::Lost)?.map_err(ExecuteError::Worker)?;
-        outcome.by_target.resize_with(records.len(), Record::default);
-        for (sum, record) in outcome.by_target.iter_mut().zip(&records) {
-            outcome.record.add(record);
-            sum.add(record);
-        }
-        outcome.workers.push(used);
-    }
-    outcome.wall = outcome.workers.iter().map(|used| used.wall).max().unwrap_or_default();
-    outcome.target = match (gather.target_began, gather.target_now) {
-        (Some(began), Some(now)) => Some(Usage {
-            user: now.user.saturating_sub(began.user),
-            system: now.system.saturating_sub(began.system),
-            memory: gather.memory_peak,
-        }),
-        _ => None,
-    };
-    outcome.series = gather.points;
-    Ok(outcome)
+    gather.outcome(crew.finish()?, stop.load(Ordering::Relaxed))
 }
 
 /// The series while it grows.
-struct Gather<'s> {
+pub(crate) struct Gather<'s> {
     setup: &'s Setup,
     measured_from: u64,
-    start: Arc<OnceLock<Instant>>,
+    start: Option<Instant>,
     points: Vec<Point>,
     /// Of each worker and target, at its last update.
     last: Vec<Counts>,
+    threads: usize,
     /// Updates of the current stretch.
     current: Point,
     heard: usize,
@@ -193,13 +135,15 @@ struct Gather<'s> {
 }
 
 impl<'s> Gather<'s> {
-    fn new(setup: &'s Setup) -> Gather<'s> {
+    /// For a run of `threads` workers, wherever they are.
+    pub(crate) fn new(setup: &'s Setup, threads: usize, measured_from: u64) -> Gather<'s> {
         Gather {
             setup,
-            measured_from: 0,
-            start: Arc::default(),
+            measured_from,
+            start: None,
             points: Vec::new(),
-            last: vec![Counts::default(); setup.threads * setup.all().count()],
+            last: vec![Counts::default(); threads * setup.all().count()],
+            threads,
             current: Point::default(),
             heard: 0,
             target_began: None,
@@ -210,11 +154,16 @@ impl<'s> Gather<'s> {
         }
     }
 
+    /// The run begins, or began, at `start`.
+    pub(crate) fn begin(&mut self, start: Instant) {
+        self.start = Some(start);
+    }
+
     /// Takes the target's first reading when measuring begins.
-    fn tick(&mut self) -> Result<(), ExecuteError> {
+    pub(crate) fn tick(&mut self) -> Result<(), ExecuteError> {
         let Some(watch) = &self.setup.watch else { return Ok(()) };
-        let Some(start) = self.start.get() else { return Ok(()) };
-        let measured_from = *start + Duration::from_nanos(self.measured_from);
+        let Some(start) = self.start else { return Ok(()) };
+        let measured_from = start + Duration::from_nanos(self.measured_from);
         if self.target_began.is_none() && Instant::now() >= measured_from {
             let usage = watch.usage()?;
             self.target_began = Some(usage);
@@ -224,9 +173,12 @@ impl<'s> Gather<'s> {
         Ok(())
     }
 
-    fn update(&mut self, update: Update) -> Result<(), ExecuteError> {
+    pub(crate) fn update(&mut self, update: Update) -> Result<(), ExecuteError> {
         self.tick()?;
-        let at = update.target * self.setup.threads + update.worker;
+        if update.worker >= self.threads {
+            return Ok(());
+        }
+        let at = update.target * self.threads + update.worker;
         let Some(last) = self.last.get_mut(at) else { return Ok(()) };
         self.current.counts += &since(&update.counts, last);
         *last = update.counts;
@@ -276,11 +228,39 @@ impl<'s> Gather<'s> {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<(), ExecuteError> {
+    /// All that the workers found.
+    pub(crate) fn outcome(mut self, finished: Vec<Finished>, interrupted: bool) -> Result<Outcome, ExecuteError> {
         if self.heard > 0 && self.current.counts != Counts::default() {
             self.finish_second()?;
         }
-        Ok(())
+        let began = self.start.map(|start| start + Duration::from_nanos(self.measured_from));
+        let mut outcome = Outcome {
+            record: Record::default(),
+            by_target: self.setup.all().map(|_| Record::default()).collect(),
+            workers: Vec::new(),
+            series: self.points,
+            interrupted,
+            began: SystemTime::now() - began.map(|began| began.elapsed()).unwrap_or_default(),
+            wall: finished.iter().map(|finished| finished.used.wall).max().unwrap_or_default(),
+            target: None,
+            remotes: Vec::new(),
+            lost: Vec::new(),
+        };
+        for Finished { records, used } in finished {
+            for (sum, record) in outcome.by_target.iter_mut().zip(&records) {
+                outcome.record.add(record);
+                sum.add(record);
+            }
+            outcome.workers.push(used);
+        }
+        if let (Some(began), Some(now)) = (self.target_began, self.target_now) {
+            outcome.target = Some(Usage {
+                user: now.user.saturating_sub(began.user),
+                system: now.system.saturating_sub(began.system),
+                memory: self.memory_peak,
+            });
+        }
+        Ok(outcome)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 all well, 1 the run could not be made, 2 an objective was missed, 3 the run is not worth its figures.
 
+pub mod crew;
 pub mod data;
 pub mod execute;
 pub mod find;
@@ -21,6 +22,7 @@ use self::execute::ExecuteError;
 use self::find::Limit;
 pub use self::setup::Options;
 use self::setup::{Setup, SetupError};
+use crate::distributed::coordinator::{self, CoordinatorError};
 use crate::report::{Report, files, html, text};
 use crate::verdict::Kind;
 
@@ -31,6 +33,8 @@ pub enum RunError {
     Setup(#[from] SetupError),
     #[error(transparent)]
     Execute(#[from] ExecuteError),
+    #[error(transparent)]
+    Coordinator(#[from] CoordinatorError),
     #[error("cannot listen for Ctrl-C: {0}")]
     Signal(io::Error),
     #[error("cannot write {path}: {source}")]
@@ -43,8 +47,8 @@ pub enum RunError {
 pub fn run(options: &Options) -> Result<ExitCode, RunError> {
     // The plan first: a mistake in a file is told before anything is connected.
     let load = setup::load(options)?;
-    let setup = Setup::new(options)?;
-    if !options.quiet {
+    let mut setup = Setup::new(options)?;
+    if !options.quiet && options.workers.is_empty() {
         for finding in torus_tune::gates::findings(Path::new("/"), torus_tune::setting::Profile::Loadgen) {
             eprintln!("note: {finding}");
         }
@@ -53,7 +57,11 @@ pub fn run(options: &Options) -> Result<ExitCode, RunError> {
     let report = if options.find_max {
         find::find(&setup, options, &stop)?
     } else {
-        let outcome = execute::execute(&setup, &load, &stop)?;
+        let outcome = if options.workers.is_empty() {
+            execute::execute(&setup, &load, &stop)?
+        } else {
+            coordinator::execute(&mut setup, &options.workers, &load, &stop)?
+        };
         Report::new(&setup, options, &load, &outcome)
     };
     write(options, &report)?;

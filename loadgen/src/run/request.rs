@@ -26,6 +26,13 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    const ALL: [Protocol; 5] = [Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::WebSocket, Protocol::Tcp];
+
+    /// The protocol that is called `words` in reports.
+    pub fn of_words(words: &str) -> Option<Protocol> {
+        Protocol::ALL.into_iter().find(|protocol| protocol.words() == words)
+    }
+
     pub fn words(self) -> &'static str {
         match self {
             Protocol::Http1 => "HTTP/1.1",

@@ -82,7 +82,10 @@ pub struct Options {
     /// Connections that are closed and opened anew, a second, while requests go on; all workers together.
     #[arg(long, value_parser = quantity::rate, value_name = "RATE")]
     pub connect_rate: Option<f64>,
-    /// Worker threads, each on a core of its own.
+    /// Send from other machines, where `torus-load worker` runs, instead of from here: their addresses, as 10.0.0.2:7080,10.0.0.3:7080.
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', conflicts_with = "find_max")]
+    pub workers: Vec<String>,
+    /// Worker threads, each on a core of its own; on every machine with --workers.
     #[arg(short, long, default_value_t = 1, value_name = "N")]
     pub threads: usize,
     /// How long a reply may take after the request was written.
@@ -179,6 +182,8 @@ pub struct Setup {
     pub connections: usize,
     /// Requests that each connection may have in flight.
     pub streams: usize,
+    /// The same, if it were HTTP/2.
+    streams_asked: usize,
     pub requests_per_connection: Option<u64>,
     /// Connections opened anew, a second, all workers together.
     pub connect_rate: Option<f64>,
@@ -258,16 +263,29 @@ impl Setup {
         for (target, weight) in options.targets.iter().zip(&weights) {
             // Every thread needs a connection to every target.
             let share = (options.connections as f64 * weight / total).round() as usize;
-            let connections = if count == 1 { options.connections } else { share.max(options.threads) };
+            let connections = if count == 1 {
+                options.connections
+            } else {
+                share.max(options.threads * options.workers.len().max(1))
+            };
             let setup = Setup::of_target(options, target, *weight, connections)?;
             // A share of the renewals as of all else.
             let connect_rate = setup.connect_rate.map(|rate| rate * weight / total);
             all.push(Setup { connect_rate, ..setup });
         }
-        descriptors(all.iter().map(|setup| setup.connections).sum())?;
+        if options.workers.is_empty() {
+            descriptors(all.iter().map(|setup| setup.connections).sum())?;
+        }
         let mut all = all.into_iter();
         let first = all.next().ok_or_else(|| TargetError::NoUrl(String::new()))?;
         Ok(Setup { others: all.collect(), ..first })
+    }
+
+    /// Another machine chose `protocol` with this target.
+    pub(crate) fn chose(&mut self, protocol: Option<Protocol>) {
+        self.protocol = protocol.unwrap_or(self.protocol);
+        let is_http2 = matches!(self.protocol, Protocol::Http2 | Protocol::Grpc);
+        self.streams = if is_http2 { self.streams_asked } else { 1 };
     }
 
     /// Every target with what it is asked.
@@ -320,16 +338,22 @@ impl Setup {
             fields: fields.collect(),
             body: options.expect_body.as_ref().map(|text| text.clone().into_bytes()),
         };
-        descriptors(connections)?;
-        let target = target.probe(options.timeout)?;
-        let chosen = tls.as_ref().map(|tls| target.shake_hands(tls, options.timeout)).transpose()?.flatten();
+        // Other machines connect, and what they can reach this one need not.
+        let is_here = options.workers.is_empty();
+        let mut chosen = None;
+        let mut target = target;
+        if is_here {
+            descriptors(connections)?;
+            target = target.probe(options.timeout)?;
+            chosen = tls.as_ref().map(|tls| target.shake_hands(tls, options.timeout)).transpose()?.flatten();
+        }
         let is_http2 = match (options.grpc, options.http) {
             _ if target.kind != Kind::Http => false,
             (true, _) | (_, Version::Http2) => true,
             (_, Version::Http1) => false,
             (_, Version::Auto) => chosen.as_deref() == Some(b"h2"),
         };
-        if is_http2 && tls.is_some() && chosen.as_deref() != Some(b"h2") {
+        if is_here && is_http2 && tls.is_some() && chosen.as_deref() != Some(b"h2") {
             return Err(SetupError::NoHttp2(target.authority));
         }
         let protocol = match (target.kind, options.grpc, is_http2) {
@@ -370,6 +394,7 @@ impl Setup {
             checks: Arc::new(checks),
             connections,
             streams: if is_http2 { options.streams } else { 1 },
+            streams_asked: options.streams,
             requests_per_connection: options.requests_per_connection,
             connect_rate: options.connect_rate,
             threads,

@@ -88,6 +88,8 @@ impl Slot {
 pub(super) struct Core {
     pub(super) config: Config,
     pub(super) start: Cell<Instant>,
+    /// The start is that of the run, not of this value.
+    pub(super) has_started: Cell<bool>,
     pub(super) record: RefCell<Record>,
     /// Response times since the last update.
     interval: RefCell<Times>,
@@ -113,6 +115,7 @@ impl Core {
         Core {
             config,
             start: Cell::new(Instant::now()),
+            has_started: Cell::new(false),
             record: RefCell::default(),
             interval: RefCell::default(),
             idle: RefCell::new(VecDeque::with_capacity(connections)),

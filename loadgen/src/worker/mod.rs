@@ -25,6 +25,7 @@ use self::core::{Core, Job, Work};
 use self::reply::Checks;
 use crate::plan::{Arrival, Plan, Random};
 use crate::record::{Counts, Record};
+use crate::run::crew::Begin;
 use crate::timer::Timer;
 use crate::tls::Tls;
 
@@ -91,6 +92,7 @@ pub struct Config {
     pub spin_margin: Duration,
     pub stop: Arc<AtomicBool>,
     pub start: Arc<OnceLock<Instant>>,
+    pub begin: Begin,
     pub barrier: Arc<Barrier>,
     pub updates: Sender<Update>,
 }
@@ -256,10 +258,11 @@ async fn drive(targets: Vec<Target>, config: &Config) -> Finished {
     }
     config.barrier.wait();
     // All workers are ready; whoever comes first sets the start of all.
-    let start = *config.start.get_or_init(|| Instant::now() + Duration::from_millis(2));
+    let start = *config.start.get_or_init(|| config.begin.ask());
     let mut sending = Vec::new();
     for (core, pacer, renewer, sweeper) in running {
         core.start.set(start);
+        core.has_started.set(true);
         if let Some(rate) = core.config.connect_rate {
             monoio::spawn(renew(Rc::clone(&core), renewer, rate));
         }
@@ -418,6 +421,10 @@ async fn sweep(core: Rc<Core>, mut timer: Timer, spun: Rc<Cell<u64>>) -> Used {
         let now = core.now();
         core.sweep(now);
         core.wake_pacer();
+        // Until the start is known, the time is that of opening connections.
+        if !core.has_started.get() {
+            continue;
+        }
         if now >= measured_from.max(1) && began.is_none() {
             began = Some(used(now));
         }

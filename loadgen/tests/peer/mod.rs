@@ -121,7 +121,13 @@ pub(crate) fn python(name: &str, arguments: &[&str]) -> Option<Command> {
 /// `torus-load serve` on a free port.
 pub(crate) fn serve(flags: &[&str]) -> (Running, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_torus-load"));
-    command.args(["serve", "--listen", "127.0.0.1:0", "--threads", "1"]).args(flags).stdout(Stdio::piped());
+    let listen = if flags.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
+    listening(command.args(["serve", "--threads", "1"]).args(listen).args(flags))
+}
+
+/// Starts `command`, which says where it listens.
+pub(crate) fn listening(command: &mut Command) -> (Running, String) {
+    command.stdout(Stdio::piped());
     let mut running = Running(command.spawn().unwrap(), None);
     let mut line = String::new();
     BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
