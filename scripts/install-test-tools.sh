@@ -17,6 +17,8 @@ websockets_version=17.4
 wsproto_version=1.3.2
 xds_protos_version=1.85.0
 grpcio_version=1.85.3
+grpc_js_version=1.14.7
+grpc_js_xds_version=1.14.1
 gungraun_version=0.20.0 # the same as in Cargo.toml
 mkdir -p "$cache/bin"
 export PATH="$cache/bin:$PATH"
@@ -129,3 +131,13 @@ recorded_trees() {
 }
 recorded_trees util-linux tests/ts/lscpu/dumps/{x86_64-epyc_7451,x86_64-dell_e4310,vmware_fpe,ppc64-POWER7}.tar.gz
 recorded_trees hwloc tests/hwloc/linux/{32em64t-2n8c+1mic,2arm-2c}.tar.bz2
+# A gRPC client in JavaScript that knows xds:/// targets.
+need_packages npm npm
+grpc_js_marker="$cache/grpc-js/complete-$grpc_js_version-$grpc_js_xds_version"
+if [ ! -e "$grpc_js_marker" ]; then
+    rm -rf "$cache/grpc-js"
+    mkdir -p "$cache/grpc-js"
+    npm install --prefix "$cache/grpc-js" --silent --no-audit --no-fund \
+        "@grpc/grpc-js@$grpc_js_version" "@grpc/grpc-js-xds@$grpc_js_xds_version"
+    touch "$grpc_js_marker"
+fi

@@ -101,6 +101,11 @@ impl Proxy {
         self.metadata.get("TORUS_SECRETS").is_some_and(|way| way == "INLINE")
     }
 
+    /// True if this is a gRPC client that has no proxy: `GENERATOR: grpc`.
+    pub fn is_grpc(&self) -> bool {
+        self.metadata.get("GENERATOR").is_some_and(|generator| generator == "grpc")
+    }
+
     /// True if every label of `selector` is on the proxy.
     pub fn matches(&self, selector: &BTreeMap<String, String>) -> bool {
         selector.iter().all(|(name, value)| self.labels.get(name) == Some(value))

@@ -192,6 +192,14 @@ impl View for MeshView {
                 Wanted::Names(names) => Some(names.iter().map(|name| name.to_string()).collect()),
             }
         };
+        if proxy.is_grpc() && matches!(type_url, url::CLUSTER | url::LISTENER | url::ROUTES) {
+            let names = names().unwrap_or_default();
+            return match type_url {
+                url::CLUSTER => encode(translate::grpc_clusters(&self.mesh, &proxy, &names), type_url, wanted),
+                url::LISTENER => encode(translate::grpc_listeners(&self.mesh, &proxy, &names), type_url, wanted),
+                _ => encode(translate::grpc_routes(&self.mesh, &proxy, &names), type_url, wanted),
+            };
+        }
         match type_url {
             url::CLUSTER => self.shared(&proxy, url::CLUSTER, wanted, |wanted| {
                 encode(translate::clusters(&self.mesh, &proxy), type_url, wanted)

@@ -5,6 +5,7 @@ mod cluster;
 mod connection_manager;
 mod endpoint;
 mod gateway;
+mod grpc;
 mod http_route;
 mod inbound;
 pub mod names;
@@ -49,6 +50,21 @@ pub fn routes(mesh: &Mesh, proxy: &Proxy) -> Vec<(String, RouteConfiguration)> {
         ProxyKind::Sidecar => outbound_route::routes(mesh, proxy, &Scope::of(mesh, proxy)),
     };
     list.into_iter().map(|routes| (routes.name.clone(), routes)).collect()
+}
+
+/// What a gRPC client without a proxy asked for by name: its listeners, each under its name.
+pub fn grpc_listeners(mesh: &Mesh, proxy: &Proxy, wanted: &BTreeSet<String>) -> Vec<(String, Listener)> {
+    grpc::listeners(mesh, proxy, wanted).into_iter().map(|listener| (listener.name.clone(), listener)).collect()
+}
+
+/// The route configurations that a gRPC client without a proxy asked for.
+pub fn grpc_routes(mesh: &Mesh, proxy: &Proxy, wanted: &BTreeSet<String>) -> Vec<(String, RouteConfiguration)> {
+    grpc::routes(mesh, proxy, wanted).into_iter().map(|routes| (routes.name.clone(), routes)).collect()
+}
+
+/// The clusters that a gRPC client without a proxy asked for.
+pub fn grpc_clusters(mesh: &Mesh, proxy: &Proxy, wanted: &BTreeSet<String>) -> Vec<(String, Cluster)> {
+    grpc::clusters(mesh, proxy, wanted).into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect()
 }
 
 /// The services whose clusters a gateway gets: those that its routes lead to.

@@ -23,7 +23,8 @@ pub(super) fn routes(mesh: &Mesh, proxy: &Proxy, scope: &Scope<'_>) -> Vec<Route
     keys.iter().filter_map(|key| Some(configuration(mesh, proxy, scope, scope.egress.get(key.reach)?, key))).collect()
 }
 
-fn configuration(
+/// The routes of one key.
+pub(super) fn configuration(
     mesh: &Mesh,
     proxy: &Proxy,
     scope: &Scope<'_>,
