@@ -105,8 +105,6 @@ pub fn execute(setup: &Setup, load: &Load, stop: &Arc<AtomicBool>) -> Result<Out
         match crew.updates.recv_timeout(Duration::from_millis(20)) {
             Ok(update) => gather.update(update)?,
             Err(RecvTimeoutError::Timeout) if has_ended => break,
-            // A task that the runtime never dropped may hold its end of the channel for ever.
-            Err(RecvTimeoutError::Timeout) if ended => break,
             Err(RecvTimeoutError::Timeout) => gather.tick()?,
             Err(RecvTimeoutError::Disconnected) => break,
         }
