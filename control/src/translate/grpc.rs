@@ -57,7 +57,7 @@ pub(super) fn routes(mesh: &Mesh, proxy: &Proxy, wanted: &BTreeSet<String>) -> V
     let found = wanted.iter().filter_map(|name| {
         let (service, port) = cluster(mesh, proxy, name)?;
         let here = |known: &&Service| known.hostname == service.hostname;
-        let reach = scope.egress.iter().position(|reach| reach.services.iter().any(|known| here(&known)))?;
+        let reach = scope.egress.iter().position(|reach| reach.services.iter().any(here))?;
         let key = RouteKey { name: name.clone(), port, host: Some(service.hostname.clone()), reach };
         let mut made = outbound_route::configuration(mesh, proxy, &scope, scope.egress.get(reach)?, &key);
         for route in made.virtual_hosts.iter_mut().flat_map(|host| &mut host.routes) {
