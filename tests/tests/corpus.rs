@@ -12,9 +12,11 @@ use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use prost::Message;
 use torus_proxy::cluster::Cluster;
+use torus_proxy::config::discovery::source::{self, GrpcTarget};
 use torus_proxy::config::ledger;
 use torus_proxy::config::parse::{ParseContext, listener};
 use torus_proxy::route::RouteTable;
+use torus_xds::subscription::Protocol;
 use torus_xds::{Document, Format, MessageType, Source, UnknownFields, encode, encode_list};
 
 #[test]
@@ -107,7 +109,12 @@ impl Score {
         // A list of routes comes without its clusters.
         context.validate_clusters = false;
         // The lists are what a control plane sends.
-        context.has_ads = true;
+        context.sources.place(source::Source::Ads(GrpcTarget {
+            protocol: Protocol::Sotw,
+            clusters: ["control-plane".into()].into(),
+            node_once: false,
+        }));
+        (context.node.id, context.node.cluster) = ("test".into(), "test".into());
         for bytes in messages {
             parse(bytes, &mut context);
         }

@@ -3,13 +3,13 @@
 //!
 //! Cases marked short run by default; `TORUS_XDS_LONG=1` runs all of them, also against Envoy.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use torus_tests::binaries;
 
-/// Runs the table with `flags`; every case has to pass. Nothing where the control plane is not installed.
-fn run(proxy: PathBuf, flags: &[&str]) {
+/// Runs a script of `xds_protocol` with `flags`, which has to end well. Nothing where the control plane is not installed.
+fn run(script: &str, flags: &[&str]) {
     let python = binaries::cache_dir().map(|folder| folder.join("xds/bin/python")).filter(|path| path.is_file());
     let Some(python) = python else {
         assert!(std::env::var_os("CI").is_none(), "xds-protos is missing; try: scripts/install-test-tools.sh");
@@ -17,12 +17,20 @@ fn run(proxy: PathBuf, flags: &[&str]) {
         return;
     };
     let mut command = Command::new(python);
-    command.args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/xds_protocol/run.py"), "--proxy"]);
-    command.arg(proxy).args(flags);
+    command.arg("-B").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/xds_protocol").join(script)).args(flags);
     let output = command.output().expect("Python starts");
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "see above");
+}
+
+fn torus() -> String {
+    binaries::torus_proxy().to_string_lossy().into_owned()
+}
+
+fn envoy() -> String {
+    let envoy = binaries::envoy().expect("Envoy is installed; try: scripts/install-test-tools.sh");
+    envoy.to_string_lossy().into_owned()
 }
 
 fn length() -> &'static [&'static str] {
@@ -31,19 +39,24 @@ fn length() -> &'static [&'static str] {
 
 #[test]
 fn state_of_the_world() {
-    run(binaries::torus_proxy(), &[&["--variant", "sotw"], length()].concat());
+    run("run.py", &[&["--proxy", &torus(), "--variant", "sotw"], length()].concat());
 }
 
 #[test]
 fn delta() {
-    run(binaries::torus_proxy(), &[&["--variant", "delta"], length()].concat());
+    run("run.py", &[&["--proxy", &torus(), "--variant", "delta"], length()].concat());
 }
 
 #[test]
 fn real_envoy_has_the_same_outcome() {
     if length().is_empty() {
-        run(binaries::envoy().expect("Envoy is installed; try: scripts/install-test-tools.sh"), &["--envoy"]);
+        run("run.py", &["--proxy", &envoy(), "--envoy"]);
     } else {
         println!("skipped: TORUS_XDS_LONG=1 runs it");
     }
+}
+
+#[test]
+fn stats_and_dumps_are_those_of_real_envoy() {
+    run("outside.py", &["--proxy", &torus(), "--envoy", &envoy()]);
 }

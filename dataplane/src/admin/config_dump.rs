@@ -1,6 +1,7 @@
 //! `/config_dump`: the configuration as it was read, in the messages of envoy.admin.v3.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use regex::Regex;
@@ -9,6 +10,14 @@ use torus_xds::MessageType;
 
 use super::request::{Reply, Request};
 use super::{Admin, timestamp};
+use crate::cluster::{ClusterKind, HostHealth, Locality};
+use crate::config::address::Address;
+use crate::config::discovery::kind::Kind;
+use crate::config::discovery::records::{Config, Failure, Record, Records};
+
+const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+const LISTENER: &str = "envoy.config.listener.v3.Listener";
+const ROUTES: &str = "envoy.config.route.v3.RouteConfiguration";
 
 /// The bootstrap as it was read.
 pub struct ConfigDump {
@@ -56,29 +65,203 @@ impl ConfigDump {
         layers.collect()
     }
 
-    /// The dumps in Envoy's order.
-    fn dumps(&self) -> Vec<Value> {
+    /// The dumps in Envoy's order. `endpoints` is that of EDS, where it is asked for.
+    fn dumps(&self, records: &Records, endpoints: Option<Value>) -> Vec<Value> {
         let bootstrap = self.document();
         let updated = timestamp(self.loaded_at);
         let list = |path: &str| bootstrap.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
         let (clusters, listeners) = (list("/static_resources/clusters"), list("/static_resources/listeners"));
-        let routes: Vec<Value> = listeners.iter().flat_map(route_configs).cloned().collect();
+        let mut routes: Vec<Value> = listeners.iter().flat_map(route_configs).cloned().collect();
+        let discovered = records.of(Kind::Listener).values().filter_map(|record| record.active.as_ref());
+        let discovered: Vec<Value> = discovered.map(|config| document(LISTENER, &config.body)).collect();
+        routes.extend(discovered.iter().flat_map(route_configs).cloned());
         let entries = |field: &str, kind: &str, items: Vec<Value>| -> Vec<Value> {
             let entry = |item: Value| json!({ field: typed(kind, item), "last_updated": updated });
             items.into_iter().map(entry).collect()
         };
-        let clusters = entries("cluster", "envoy.config.cluster.v3.Cluster", clusters);
-        let listeners = entries("listener", "envoy.config.listener.v3.Listener", listeners);
-        let routes = entries("route_config", "envoy.config.route.v3.RouteConfiguration", routes);
-        vec![
+        let clusters = entries("cluster", CLUSTER, clusters);
+        let listeners = entries("listener", LISTENER, listeners);
+        let routes = entries("route_config", ROUTES, routes);
+        let version = |kind: Kind| ("version_info", records.version(kind).map_or(json!([]), |version| json!(version)));
+        let [active_clusters, warming_clusters] =
+            [|record: &Record| record.active.clone(), |record: &Record| record.warming.clone()]
+                .map(|choose| discovered_entries(records, Kind::Cluster, "cluster", CLUSTER, choose));
+        let active_routes =
+            discovered_entries(records, Kind::Routes, "route_config", ROUTES, |record: &Record| record.active.clone());
+        let mut dumps = vec![
             dump("BootstrapConfigDump", [("bootstrap", bootstrap.clone()), ("last_updated", updated.as_str().into())]),
-            dump("ClustersConfigDump", [("static_clusters", clusters.into())]),
-            dump("ListenersConfigDump", [("static_listeners", listeners.into())]),
+            dump(
+                "ClustersConfigDump",
+                [
+                    version(Kind::Cluster),
+                    ("static_clusters", clusters.into()),
+                    ("dynamic_active_clusters", active_clusters.into()),
+                    ("dynamic_warming_clusters", warming_clusters.into()),
+                ],
+            ),
+        ];
+        dumps.extend(endpoints);
+        dumps.extend([
+            dump(
+                "ListenersConfigDump",
+                [
+                    version(Kind::Listener),
+                    ("static_listeners", listeners.into()),
+                    ("dynamic_listeners", dynamic_listeners(records).into()),
+                ],
+            ),
             dump("ScopedRoutesConfigDump", []),
-            dump("RoutesConfigDump", [("static_route_configs", routes.into())]),
+            dump(
+                "RoutesConfigDump",
+                [("static_route_configs", routes.into()), ("dynamic_route_configs", active_routes.into())],
+            ),
             dump("SecretsConfigDump", []),
-        ]
+        ]);
+        dumps
     }
+}
+
+/// A message as a document.
+fn document(kind: &str, body: &[u8]) -> Value {
+    let document = MessageType::named(kind).and_then(|message| torus_xds::to_json(message, body).ok());
+    document.unwrap_or_else(|| json!({}))
+}
+
+/// One resource with its version and time. Source: envoy.admin.v3.ClustersConfigDump.DynamicCluster and its kin.
+fn entry(field: &str, kind: &str, config: &Config) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("version_info".into(), (&*config.version).into());
+    object.insert(field.into(), typed(kind, document(kind, &config.body)));
+    object.insert("last_updated".into(), timestamp(config.updated).into());
+    object
+}
+
+/// Source: envoy.admin.v3.UpdateFailureState.
+fn failure(kind: &str, failure: &Failure) -> Value {
+    json!({
+        "failed_configuration": typed(kind, document(kind, &failure.config.body)),
+        "last_update_attempt": timestamp(failure.config.updated),
+        "details": failure.details,
+        "version_info": &*failure.config.version,
+    })
+}
+
+fn discovered_entries(
+    records: &Records,
+    kind: Kind,
+    field: &str,
+    message: &str,
+    choose: impl Fn(&Record) -> Option<Config>,
+) -> Vec<Value> {
+    let entries = records.of(kind).values().filter_map(|record| {
+        let mut entry = entry(field, message, &choose(record)?);
+        if let Some(refused) = &record.failure {
+            entry.insert("error_state".into(), failure(message, refused));
+        }
+        Some(Value::Object(entry))
+    });
+    entries.collect()
+}
+
+/// Source: envoy.admin.v3.ListenersConfigDump.DynamicListener.
+fn dynamic_listeners(records: &Records) -> Vec<Value> {
+    let listeners = records.of(Kind::Listener).iter().map(|(name, record)| {
+        let mut object = Map::new();
+        object.insert("name".into(), (&**name).into());
+        let states = [
+            ("active_state", &record.active),
+            ("warming_state", &record.warming),
+            ("draining_state", &record.draining),
+        ];
+        for (state, config) in states {
+            if let Some(config) = config {
+                object.insert(state.into(), Value::Object(entry("listener", LISTENER, config)));
+            }
+        }
+        if let Some(refused) = &record.failure {
+            object.insert("error_state".into(), failure(LISTENER, refused));
+        }
+        Value::Object(object)
+    });
+    listeners.collect()
+}
+
+/// The endpoints that are in use, as assignments. Source: envoy.admin.v3.EndpointsConfigDump.
+fn endpoints(admin: &Admin) -> Value {
+    let snapshot = admin.snapshot();
+    let (mut fixed, mut dynamic) = (Vec::new(), Vec::new());
+    for (_, cluster) in snapshot.live_clusters() {
+        let message = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+        let name = cluster.eds.as_ref().map_or(&*cluster.name, |plan| &*plan.name);
+        let mut groups: Vec<(u32, &Arc<Locality>, Vec<Value>)> = Vec::new();
+        for host in &cluster.endpoints.hosts {
+            let mut endpoint = json!({ "address": address(&host.address), "health_check_config": {} });
+            if let Some(object) = endpoint.as_object_mut().filter(|_| !host.hostname.is_empty()) {
+                object.insert("hostname".into(), (&*host.hostname).into());
+            }
+            let health = match host.health {
+                HostHealth::Healthy => "HEALTHY",
+                HostHealth::Degraded => "DEGRADED",
+                HostHealth::Unhealthy => "UNHEALTHY",
+                HostHealth::Draining => "DRAINING",
+            };
+            let shown = json!({ "endpoint": endpoint, "health_status": health, "load_balancing_weight": host.weight });
+            match groups.iter_mut().find(|(priority, place, _)| *priority == host.priority && **place == host.locality)
+            {
+                Some((_, _, hosts)) => hosts.push(shown),
+                None => groups.push((host.priority, &host.locality, vec![shown])),
+            }
+        }
+        let localities = groups.into_iter().map(|(priority, place, hosts)| {
+            let mut object = json!({ "locality": locality(place), "lb_endpoints": hosts });
+            if let Some(object) = object.as_object_mut().filter(|_| priority > 0) {
+                object.insert("priority".into(), priority.into());
+            }
+            object
+        });
+        let localities: Vec<Value> = localities.collect();
+        let config = json!({
+            "@type": format!("type.googleapis.com/{message}"),
+            "cluster_name": name,
+            "endpoints": localities,
+        });
+        let list = if cluster.kind == ClusterKind::Eds { &mut dynamic } else { &mut fixed };
+        list.push(json!({ "endpoint_config": config }));
+    }
+    let fields = [("static_endpoint_configs", fixed.into()), ("dynamic_endpoint_configs", dynamic.into())];
+    dump("EndpointsConfigDump", fields)
+}
+
+fn locality(locality: &Locality) -> Value {
+    let parts = [("region", &locality.region), ("zone", &locality.zone), ("sub_zone", &locality.sub_zone)];
+    let parts = parts.into_iter().filter(|(_, text)| !text.is_empty());
+    Value::Object(parts.map(|(field, text)| (field.to_owned(), Value::from(&**text))).collect())
+}
+
+fn address(address: &Address) -> Value {
+    match address {
+        Address::Ip(address) => json!({
+            "socket_address": { "address": address.ip().to_string(), "port_value": address.port() }
+        }),
+        Address::Pipe(path) => json!({ "pipe": { "path": path.display().to_string() } }),
+    }
+}
+
+/// `/init_dump`: which listeners wait, and for what. Source: envoy.admin.v3.UnreadyTargetsDumps.
+pub(super) fn show_init(admin: &Admin, request: &Request) -> Reply {
+    let listeners_are_asked = request.parameter("mask").is_none_or(|mask| mask.is_empty() || mask == "listener");
+    let waiting = admin.with_records(|records| records.waiting.clone());
+    let dumps = waiting.iter().filter(|_| listeners_are_asked).map(|(listener, tables)| {
+        let targets = tables.iter().map(|table| format!("shared target RdsRouteConfigSubscription RDS init {table}"));
+        let targets: Vec<String> = targets.collect();
+        json!({ "name": format!("init manager Listener-local-init-manager {listener}"), "target_names": targets })
+    });
+    let mut dumps: Vec<Value> = dumps.collect();
+    if admin.lifecycle.phase().is_warming() && request.parameter("mask").is_none_or(str::is_empty) {
+        let targets = ["first endpoints of clusters, first answers of control planes"];
+        dumps.push(json!({ "name": "init manager Server", "target_names": targets }));
+    }
+    Reply::json(&if dumps.is_empty() { json!({}) } else { json!({ "unready_targets_dumps": dumps }) })
 }
 
 /// The reply.
@@ -92,7 +275,8 @@ pub(super) fn show(admin: &Admin, request: &Request) -> Reply {
         }
     };
     let mask: Option<Vec<&str>> = request.parameter("mask").map(|mask| mask.split(',').map(str::trim).collect());
-    let mut dumps = admin.facts.config.dumps();
+    let endpoints = request.has("include_eds").then(|| endpoints(admin));
+    let mut dumps = admin.with_records(|records| admin.facts.config.dumps(records, endpoints));
     for dump in &mut dumps {
         retain_named(dump, names.as_ref());
     }
@@ -146,9 +330,14 @@ fn retain_named(dump: &mut Value, names: Option<&Regex>) {
     let Some(names) = names else { return };
     for entries in dump.as_object_mut().into_iter().flatten().filter_map(|(_, value)| value.as_array_mut()) {
         entries.retain(|entry| {
+            if names.is_match(text_of(entry, "name")) {
+                return true;
+            }
             let fields = entry.as_object().into_iter().flatten();
             let mut resources = fields.filter(|(_, value)| value.is_object()).map(|(_, value)| value);
-            resources.any(|resource| names.is_match(text_of(resource, "name")))
+            resources.any(|resource| {
+                names.is_match(text_of(resource, "name")) || names.is_match(text_of(resource, "cluster_name"))
+            })
         });
     }
 }
@@ -181,6 +370,8 @@ fn element_type(resource: &str) -> Option<&'static str> {
         "dynamic_route_configs" => "envoy.admin.v3.RoutesConfigDump.DynamicRouteConfig",
         "inline_scoped_route_configs" => "envoy.admin.v3.ScopedRoutesConfigDump.InlineScopedRouteConfigs",
         "dynamic_scoped_route_configs" => "envoy.admin.v3.ScopedRoutesConfigDump.DynamicScopedRouteConfigs",
+        "static_endpoint_configs" => "envoy.admin.v3.EndpointsConfigDump.StaticEndpointConfig",
+        "dynamic_endpoint_configs" => "envoy.admin.v3.EndpointsConfigDump.DynamicEndpointConfig",
         "static_secrets" => "envoy.admin.v3.SecretsConfigDump.StaticSecret",
         "dynamic_active_secrets" | "dynamic_warming_secrets" => "envoy.admin.v3.SecretsConfigDump.DynamicSecret",
         _ => return None,

@@ -65,7 +65,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         ("resource", "The resource to dump, for instance static_clusters"),
         ("mask", "The fields to show, for instance cluster.name. With resource, applied to each element"),
         ("name_regex", "Dump only what has a name that matches"),
-        ("include_eds", "Accepted; endpoints are part of the clusters that have them"),
+        ("include_eds", "Dump the endpoints in use as well"),
     ]),
     reads("/contention", "dump mutex contention stats (there are none: no request takes a lock)", process::contention),
     changes("/drain_listeners", "drain listeners", process::drain_listeners).with(&[
@@ -77,7 +77,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     changes("/healthcheck/ok", "cause the server to pass health checks", process::health_ok),
     reads("/help", "print out list of admin commands", |_, _| Reply::text(help())),
     reads("/hot_restart_version", "print the hot restart compatibility version", process::hot_restart_version),
-    reads("/init_dump", "dump what the server still waits for before it serves", process::init_dump),
+    reads("/init_dump", "dump what the server still waits for before it serves", config_dump::show_init)
+        .with(&[("mask", "listener")]),
     reads("/listeners", "print listener info", listeners::show)
         .with(&[("format", "File format to use; One of (text, json)")]),
     changes("/logging", "query/change logging levels", logging::change).with(&[

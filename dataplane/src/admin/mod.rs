@@ -27,6 +27,7 @@ pub use config_dump::ConfigDump;
 pub use facts::Facts;
 pub use socket::{AdminSocket, BindError};
 
+use crate::config::discovery::records::Records;
 use crate::config::lifecycle::Lifecycle;
 use crate::config::snapshot::Snapshot;
 use crate::telemetry::access_log::sink::LogSinks;
@@ -64,6 +65,8 @@ pub struct Admin {
     pub server_stats: ServerStats,
     /// The snapshot published last.
     pub snapshot: Mutex<Arc<Snapshot>>,
+    /// What was discovered.
+    pub records: Mutex<Arc<Mutex<Records>>>,
     /// Where the process is in its life.
     pub lifecycle: Arc<Lifecycle>,
     /// Access-log files.
@@ -107,7 +110,15 @@ impl Admin {
 
     /// Brings stats up to date that are measured when they are read.
     pub fn refresh_stats(&self) {
-        self.server_stats.refresh(&self.lifecycle, &self.snapshot());
+        let counts = self.with_records(|records| records.counts);
+        self.server_stats.refresh(&self.lifecycle, &self.snapshot(), counts);
+    }
+
+    /// Shows `read` what was discovered.
+    fn with_records<T>(&self, read: impl FnOnce(&Records) -> T) -> T {
+        let records = lock(&self.records).clone();
+        let records = lock(&records);
+        read(&records)
     }
 }
 

@@ -59,15 +59,6 @@ pub(super) fn hot_restart_version(_: &Admin, _: &Request) -> Reply {
     Reply::text("disabled\n")
 }
 
-/// envoy.admin.v3.UnreadyTargetsDumps
-pub(super) fn init_dump(admin: &Admin, _: &Request) -> Reply {
-    if !admin.lifecycle.phase().is_warming() {
-        return Reply::json(&json!({}));
-    }
-    let waiting = json!([{ "name": "init manager Server", "target_names": ["first DNS answers of clusters"] }]);
-    Reply::json(&json!({ "unready_targets_dumps": waiting }))
-}
-
 /// envoy.admin.v3.Memory
 pub(super) fn memory(_: &Admin, _: &Request) -> Reply {
     let memory = ProcessMemory::read();

@@ -47,10 +47,12 @@ pub(super) fn show(admin: &Admin, request: &Request) -> Reply {
     admin.refresh_stats();
     let view = admin.stats_view();
     let stats = view.collect(&admin.registry, &selection);
+    let texts = texts(admin, &selection);
+    let lines = || texts.iter().map(|(name, value)| format!("{name}: \"{value}\"\n")).collect::<String>();
     match format {
-        "text" => Reply::text(text(&stats, buckets, view.config())),
+        "text" => Reply::text(lines() + &text(&stats, buckets, view.config())),
         "html" | "active-html" => {
-            let text = text(&stats, buckets, view.config());
+            let text = lines() + &text(&stats, buckets, view.config());
             Reply::html(format!("<!DOCTYPE html>\n<html><body><pre>{}</pre></body></html>\n", escaped(&text)))
         }
         "json" => Reply { status: 200, content_type: JSON, body: json(&stats, buckets, view.config()) },
@@ -102,6 +104,17 @@ fn selection(request: &Request) -> Result<Selection, Reply> {
         invert: request.has("invert_filter"),
         kind,
     })
+}
+
+/// The stats that are texts, of those asked for.
+fn texts(admin: &Admin, selection: &Selection) -> Vec<(String, Box<str>)> {
+    if !matches!(selection.kind, SelectedKind::All | SelectedKind::TextReadouts) {
+        return Vec::new();
+    }
+    let mut texts: Vec<(String, Box<str>)> =
+        admin.with_records(|records| records.texts.iter().map(|(name, value)| (name.clone(), value.clone())).collect());
+    texts.retain(|(name, _)| selection.filter.as_ref().is_none_or(|filter| filter.is_match(name) != selection.invert));
+    texts
 }
 
 /// Counters and gauges, then histograms.

@@ -54,6 +54,7 @@ fn fixture() -> Fixture {
     let log_sinks = LogSinks::new(FlushOptions::default(), &registry);
     let log_buffers = Mutex::new(LogBuffers::new(log_sinks.clone(), registry.config_core()));
     let admin = Admin {
+        records: Mutex::default(),
         stats: Mutex::default(),
         server_stats: ServerStats::new(&registry, "1.2.3"),
         snapshot: Mutex::default(),

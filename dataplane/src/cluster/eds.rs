@@ -5,7 +5,7 @@
 //! cannot be read or used leaves the endpoints as they are. The first outcome, whatever it is, ends the cluster's warming, and so does
 //! `initial_fetch_timeout`.
 
-mod file;
+pub(crate) mod file;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,6 +21,7 @@ use torus_xds::{MessageType, Source, UnknownFields, wire};
 
 use self::file::WatchedFile;
 use super::{Cluster, ClusterIndex};
+use crate::config::discovery::source::SourceIndex;
 use crate::config::ledger;
 use crate::config::parse::ParseContext;
 use crate::config::parse::context::type_name;
@@ -41,8 +42,8 @@ pub struct EdsPlan {
 /// Who names the endpoints of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EdsSource {
-    /// The stream of all discovery.
-    Ads,
+    /// A server of discovery.
+    Stream(SourceIndex),
     /// A file.
     File {
         /// Where it is.
@@ -56,7 +57,7 @@ impl EdsPlan {
     /// The file, if there is one.
     pub fn path(&self) -> Option<&PathBuf> {
         match &self.source {
-            EdsSource::Ads => None,
+            EdsSource::Stream(_) => None,
             EdsSource::File { path, .. } => Some(path),
         }
     }
@@ -75,7 +76,7 @@ pub async fn run(
     let plans = clusters.iter().filter_map(|(_, cluster)| cluster.eds.as_ref());
     let intervals = plans.filter_map(|plan| match plan.source {
         EdsSource::File { poll_interval, .. } => Some(poll_interval),
-        EdsSource::Ads => None,
+        EdsSource::Stream(_) => None,
     });
     let interval = intervals.min().unwrap_or(POLL_INTERVAL);
     let mut file = WatchedFile::new(path.clone());

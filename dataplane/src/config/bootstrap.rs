@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::bootstrap::v3 as proto;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use prost::Message;
 use thiserror::Error;
 use torus_xds::{Diagnostic, Encoded, MessageType, Source, UnknownFields, wire};
 
 use super::discovery::Plan;
+use super::discovery::kind::Kind;
+use super::discovery::source::Asked;
 use super::flags::{Mode, Options};
 use super::parse::admin::{self, AdminConfig};
 use super::parse::context::Node;
-use super::parse::dynamic_resources::Dynamic;
 use super::parse::runtime::Runtime;
 use super::parse::{ParseContext, dynamic_resources, listener, node, overload, runtime};
 use super::reject::Refused;
@@ -130,7 +132,10 @@ pub fn load(options: &Options, worker_count: usize) -> Result<Loaded, LoadError>
             registry: context.registry.clone(),
             log_sinks: context.log_sinks.clone(),
             raw: RawBootstrap { bytes: encoded.bytes },
-            discovery: parsed.discovery.map(|Dynamic { ads, wildcards }| Plan { ads, wildcards, context }),
+            discovery: (!context.sources.is_empty()).then(|| {
+                let (node, wildcards) = parsed.discovery;
+                Plan { node, wildcards, context }
+            }),
             warnings: findings,
         }),
         _ => Err(LoadError::Refused(findings)),
@@ -160,7 +165,7 @@ struct Parsed {
     stats: StatsConfig,
     stats_flush_interval: Duration,
     connection_count_max: Option<u64>,
-    discovery: Option<Dynamic>,
+    discovery: (core::Node, Vec<(Kind, Asked)>),
 }
 
 fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Result<Parsed, Refused> {
@@ -185,15 +190,13 @@ fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Re
         None => Ok(StatsConfig::default()),
     };
     let stats_flush_interval = stats_flush_interval(&bootstrap, context);
-    let dynamic = match &bootstrap.dynamic_resources {
-        Some(dynamic) => {
-            let node = bootstrap.node.clone().unwrap_or_default();
-            context.within("dynamic_resources", |context| dynamic_resources::parse(dynamic, node, context))
-        }
-        None => Ok(None),
+    let wildcards = match &bootstrap.dynamic_resources {
+        Some(dynamic) => context.within("dynamic_resources", |context| dynamic_resources::parse(dynamic, context)),
+        None => Ok(Vec::new()),
     };
     // A TCP proxy may name a cluster that is discovered later.
-    context.validate_clusters = !matches!(&dynamic, Ok(Some(Dynamic { wildcards: (Some(_), _), .. })));
+    let discovers_clusters = |wildcards: &Vec<(Kind, Asked)>| wildcards.iter().any(|(kind, _)| *kind == Kind::Cluster);
+    context.validate_clusters = !wildcards.as_ref().is_ok_and(discovers_clusters);
     let snapshot = context.within("static_resources", |context| static_resources(&encoded.bytes, context));
     context.validate_clusters = true;
     context.problems.clean_since(start)?;
@@ -202,10 +205,8 @@ fn parse(encoded: &Encoded, options: &Options, context: &mut ParseContext) -> Re
         stats.tags.add_fixed(name, value);
     }
     let mut snapshot = snapshot?;
-    let discovery = dynamic?;
-    if let Some(Dynamic { ads, .. }) = &discovery {
-        dynamic_resources::check_cluster(ads, &snapshot, context)?;
-    }
+    let discovery = (dynamic_resources::node(bootstrap.node.as_ref(), context), wildcards?);
+    dynamic_resources::check_clusters(&snapshot, context)?;
     snapshot.cluster_by_name = Arc::new(context.cluster_by_name.clone());
     snapshot.route_tables.resize_with(context.route_by_name.len(), || None);
     Ok(Parsed {

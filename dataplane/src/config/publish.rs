@@ -4,6 +4,7 @@
 //! that is behind skips what it missed. The publisher keeps each snapshot until no worker holds it, so that the memory of ten
 //! thousand clusters is given back on the config thread and not in the middle of a worker's turn.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ pub struct Publisher {
     retired: Vec<Arc<Snapshot>>,
     slots: Arc<[Slot]>,
     published: Instant,
+    /// Versions that not every worker has taken, with the time when what they bring was received.
+    unsettled: VecDeque<(u64, Instant)>,
 }
 
 /// A worker's end.
@@ -57,13 +60,43 @@ pub fn channel(first: Arc<Snapshot>, worker_count: usize) -> (Publisher, Vec<Sub
     let slots: Arc<[Slot]> = (0..worker_count).map(|_| slot()).collect();
     let subscribers = (0..worker_count).map(|worker| Subscriber { slots: slots.clone(), worker, seen: 0 });
     let subscribers = subscribers.collect();
-    (Publisher { current: first, retired: Vec::new(), slots, published: epoch }, subscribers)
+    (
+        Publisher { current: first, retired: Vec::new(), slots, published: epoch, unsettled: VecDeque::new() },
+        subscribers,
+    )
 }
 
 impl Publisher {
     /// The newest snapshot.
     pub fn current(&self) -> &Arc<Snapshot> {
         &self.current
+    }
+
+    /// As [`Self::publish`], for something that was `received` then; [`Self::take_settled`] tells how long it took.
+    pub fn publish_received(&mut self, snapshot: Snapshot, received: Instant) {
+        self.publish(snapshot);
+        if self.unsettled.len() == UNSETTLED_MAX {
+            self.unsettled.pop_front();
+        }
+        self.unsettled.push_back((self.current.version, received));
+    }
+
+    /// Whether a worker has not taken what was last published with [`Self::publish_received`].
+    pub fn is_unsettled(&self) -> bool {
+        !self.unsettled.is_empty()
+    }
+
+    /// How long it took from receipt until the last worker had it, for each publication that all have taken since the last call.
+    pub fn take_settled(&mut self) -> Vec<Duration> {
+        let taken = self.slots.iter().map(|slot| slot.taken_version.load(Ordering::Acquire)).min().unwrap_or(u64::MAX);
+        let at = |slot: &Slot| slot.epoch + Duration::from_nanos(slot.taken_at_ns.load(Ordering::Relaxed));
+        let latest = self.slots.iter().map(at).max();
+        let mut settled = Vec::new();
+        while let Some((_, received)) = self.unsettled.front().copied().filter(|(version, _)| *version <= taken) {
+            self.unsettled.pop_front();
+            settled.push(latest.unwrap_or(received).saturating_duration_since(received));
+        }
+        settled
     }
 
     /// Hands `snapshot` to every worker, with the next version, and wakes them.
@@ -138,6 +171,9 @@ impl Subscriber {
         Some(snapshot)
     }
 }
+
+/// Publications whose time to the last worker is still measured.
+const UNSETTLED_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

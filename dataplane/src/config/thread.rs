@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3 as core;
 use thiserror::Error;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,7 +25,10 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::discovery::{self, Discovery, Followed};
+use super::address::Address;
+use super::discovery::grpc::{self, Event, GrpcPlan};
+use super::discovery::source::{Source, SourceIndex};
+use super::discovery::{self, Discovery, Followed, file};
 use super::lifecycle::Lifecycle;
 use super::publish::Publisher;
 use super::snapshot::Snapshot;
@@ -123,6 +127,7 @@ impl ConfigThread {
             stats: Mutex::new(StatsView::new(self.stats)),
             server_stats,
             snapshot: Mutex::new(self.publisher.current().clone()),
+            records: Mutex::default(),
             lifecycle: self.lifecycle.clone(),
             log_buffers: Mutex::new(LogBuffers::new(self.log_sinks.clone(), self.registry.config_core())),
             log_sinks: self.log_sinks,
@@ -145,24 +150,22 @@ impl ConfigThread {
             + spawn_dns(self.publisher.current(), &self.registry, updates.clone())
             + usize::from(self.discovery.is_some());
         let (events, mut happened) = mpsc::channel(EVENTS_MAX);
-        let discovery = self.discovery.map(|plan| {
-            let (admin, cluster) = (admin.clone(), plan.ads.cluster.clone());
-            let targets = move || {
-                let snapshot = admin.snapshot();
-                let cluster = snapshot.cluster_named(&cluster).map(|(_, cluster)| cluster.endpoints.clone());
-                let hosts = cluster.iter().flat_map(|endpoints| &endpoints.hosts);
-                hosts.map(|host| host.address.clone()).collect()
-            };
-            tokio::task::spawn_local(discovery::ads::run(plan.ads.clone(), targets, events));
-            let worker_count = self.registry.core_count().saturating_sub(1);
-            Discovery::new(plan, self.publisher.current(), worker_count, std::time::Instant::now())
-        });
+        let worker_count = self.registry.core_count().saturating_sub(1);
+        let node = self.discovery.as_ref().map(|plan| plan.node.clone()).unwrap_or_default();
+        let discovery = self
+            .discovery
+            .map(|plan| Discovery::new(plan, self.publisher.current(), worker_count, std::time::Instant::now()));
+        if let Some(discovery) = &discovery {
+            *admin.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = discovery.records();
+        }
         let mut turns = Turns {
             publisher: self.publisher,
             lifecycle: self.lifecycle,
             admin,
             is_discovery_cold: discovery.is_some(),
             discovery,
+            node,
+            events,
             updates,
             followers: BTreeMap::new(),
             resolvers: None,
@@ -173,7 +176,9 @@ impl ConfigThread {
             listeners_stop_at: None,
             last_check: Instant::now(),
         };
+        turns.start_sources();
         turns.warm_up(0);
+        let mut settle_tick = ticks(SETTLE_CHECK_INTERVAL);
         let mut stats_tick = ticks(self.stats_flush_interval);
         let mut log_tick = ticks(turns.admin.log_sinks.flush_interval());
         let mut watchdog_tick = ticks(watchdog::CHECK_INTERVAL);
@@ -210,7 +215,15 @@ impl ConfigThread {
                     }
                     turns.apply(all);
                 }
-                Some(event) = happened.recv() => turns.on_discovered(event),
+                Some(first) = happened.recv() => {
+                    // What has come meanwhile is published together.
+                    let mut all = vec![first];
+                    while let Some(event) = happened.try_recv().ok().filter(|_| all.len() < EVENTS_AT_ONCE) {
+                        all.push(event);
+                    }
+                    turns.on_discovered(all);
+                }
+                _ = settle_tick.tick(), if turns.publisher.is_unsettled() => turns.measure_settled(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => turns.on_discovery_due(),
                 _ = stats_tick.tick() => turns.flush_stats(),
                 _ = log_tick.tick() => turns.admin.flush_logs(),
@@ -243,6 +256,10 @@ struct Turns {
     discovery: Option<Discovery>,
     /// Discovery is counted among what warms.
     is_discovery_cold: bool,
+    /// Who asks control planes.
+    node: core::Node,
+    /// To this thread, from its sources of configuration.
+    events: mpsc::Sender<(SourceIndex, Event)>,
     updates: mpsc::UnboundedSender<Update>,
     /// Tasks that find the endpoints of discovered clusters.
     followers: BTreeMap<ClusterIndex, tokio::task::JoinHandle<()>>,
@@ -300,7 +317,7 @@ impl Turns {
             }
         }
         if let Some(draft) = draft {
-            self.publish(draft);
+            self.publish(draft, None);
         }
         if warmed > 0 {
             self.warm_up(warmed);
@@ -308,14 +325,17 @@ impl Turns {
     }
 
     /// Hands the draft to the workers, unless it is as what they have.
-    fn publish(&mut self, draft: Snapshot) {
+    fn publish(&mut self, draft: Snapshot, received: Option<std::time::Instant>) {
         if !draft.is_shared_with(self.publisher.current()) {
             for before in &self.publisher.current().listening {
                 if !draft.listening.iter().any(|it| Arc::ptr_eq(&it.sockets, &before.sockets)) {
                     before.sockets.stop();
                 }
             }
-            self.publisher.publish(draft);
+            match received {
+                Some(received) => self.publisher.publish_received(draft, received),
+                None => self.publisher.publish(draft),
+            }
             let mut shown = self.admin.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             *shown = self.publisher.current().clone();
         }
@@ -327,27 +347,72 @@ impl Turns {
         }
     }
 
-    fn on_discovered(&mut self, event: discovery::ads::Event) {
-        self.discover(|discovery, draft| discovery.on_event(event, std::time::Instant::now(), draft));
+    fn on_discovered(&mut self, events: Vec<(SourceIndex, Event)>) {
+        let received = events.iter().find_map(|(_, event)| match event {
+            Event::Received(_, _, received) => Some(*received),
+            _ => None,
+        });
+        self.discover(received, |discovery, draft| {
+            let now = std::time::Instant::now();
+            events.into_iter().map(|(source, event)| discovery.on_event(source, event, now, draft)).collect()
+        });
     }
 
     fn on_discovery_due(&mut self) {
-        self.discover(|discovery, draft| discovery.on_time(std::time::Instant::now(), draft));
+        self.discover(None, |discovery, draft| vec![discovery.on_time(std::time::Instant::now(), draft)]);
     }
 
-    fn discover(&mut self, change: impl FnOnce(&mut Discovery, &mut Snapshot) -> Followed) {
+    fn discover(
+        &mut self,
+        received: Option<std::time::Instant>,
+        change: impl FnOnce(&mut Discovery, &mut Snapshot) -> Vec<Followed>,
+    ) {
         let Some(discovery) = &mut self.discovery else { return };
         let mut draft = (**self.publisher.current()).clone();
-        let followed = change(discovery, &mut draft);
-        for index in followed.ended.iter().chain(followed.started.iter().map(|(index, _)| index)) {
-            if let Some(follower) = self.followers.remove(index) {
-                follower.abort();
+        for followed in change(discovery, &mut draft) {
+            for index in followed.ended.iter().chain(followed.started.iter().map(|(index, _)| index)) {
+                if let Some(follower) = self.followers.remove(index) {
+                    follower.abort();
+                }
+            }
+            for (index, cluster) in followed.started {
+                self.follow(index, cluster);
             }
         }
-        for (index, cluster) in followed.started {
-            self.follow(index, cluster);
+        self.start_sources();
+        self.publish(draft, received);
+    }
+
+    /// Begins to follow sources that something is asked of.
+    fn start_sources(&mut self) {
+        let Some(discovery) = &mut self.discovery else { return };
+        for (index, source) in discovery.take_unstarted() {
+            let events = self.events.clone();
+            match &source {
+                Source::Ads(target) | Source::Grpc(_, target) => {
+                    let (protocol, node) = (target.protocol, self.node.clone());
+                    let method = match &source {
+                        Source::Grpc(kind, _) => kind.method(protocol),
+                        _ => grpc::aggregated_method(protocol),
+                    };
+                    let (admin, clusters) = (self.admin.clone(), target.clusters.clone());
+                    let targets = move || targets_of(&admin.snapshot(), &clusters);
+                    let plan = GrpcPlan { protocol, method, node };
+                    tokio::task::spawn_local(grpc::run(plan, targets, index, events));
+                }
+                Source::File { kind, path, poll_interval } => {
+                    tokio::task::spawn_local(file::run(*kind, path.clone(), *poll_interval, index, events));
+                }
+            }
         }
-        self.publish(draft);
+    }
+
+    /// Records how long publications took that every worker has by now.
+    fn measure_settled(&mut self) {
+        let core = self.admin.registry.config_core();
+        for took in self.publisher.take_settled() {
+            self.admin.server_stats.torus.record(core, TorusStat::ConfigReceiptToLiveUs, took.as_micros() as u64);
+        }
     }
 
     /// Begins to find the endpoints of a discovered cluster: by its names, or in its file.
@@ -376,12 +441,7 @@ impl Turns {
     }
 
     fn flush_stats(&mut self) {
-        if let Some(discovery) = &mut self.discovery {
-            let mut draft = (**self.publisher.current()).clone();
-            if discovery.forget_unused(&mut draft, std::time::Instant::now()) {
-                self.publish(draft);
-            }
-        }
+        self.forget_unused();
         let mut view = self.admin.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         view.flush(&self.admin.registry);
         drop(view);
@@ -393,8 +453,21 @@ impl Turns {
         }
     }
 
+    /// Lets go of what was discovered and that nobody needs any more.
+    fn forget_unused(&mut self) {
+        self.publisher.collect();
+        if let Some(discovery) = &mut self.discovery {
+            let mut draft = (**self.publisher.current()).clone();
+            discovery.forget_unused(&mut draft, std::time::Instant::now());
+            self.publish(draft, None);
+        }
+    }
+
     /// Looks at the workers, and at how late this thread itself is.
     fn check_threads(&mut self) {
+        if self.discovery.as_ref().is_some_and(Discovery::is_draining) {
+            self.forget_unused();
+        }
         self.watchdog.check();
         let late = self.last_check.elapsed().saturating_sub(watchdog::CHECK_INTERVAL);
         self.last_check = Instant::now();
@@ -476,6 +549,14 @@ impl Turns {
         let listening = &self.publisher.current().listening;
         listening.iter().filter(|it| phase.listeners_stopped(it.listener.direction)).for_each(|it| it.sockets.stop());
     }
+}
+
+/// Every endpoint of the servers of a control plane, in their order.
+fn targets_of(snapshot: &Snapshot, clusters: &[Box<str>]) -> Vec<Address> {
+    let clusters = clusters.iter().filter_map(|name| snapshot.cluster_named(name));
+    // A cluster with TLS is no target: nothing may be said in the clear that was meant to be secret.
+    let plain = clusters.filter(|(_, cluster)| cluster.tls.is_none());
+    plain.flat_map(|(_, cluster)| cluster.endpoints.hosts.iter().map(|host| host.address.clone())).collect()
 }
 
 /// Starts to resolve the names of every cluster that has some; returns how many clusters have to become warm.
@@ -575,7 +656,11 @@ enum Caught {
 /// Commands from the admin server that wait.
 const COMMANDS_MAX: usize = 16;
 /// What happened on the stream to the control plane and waits.
-const EVENTS_MAX: usize = 4;
+const EVENTS_MAX: usize = 64;
+/// How many of these are taken into one publication.
+const EVENTS_AT_ONCE: usize = 64;
+/// How often a publication is asked for, while some worker does not have it.
+const SETTLE_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 /// How long changes of endpoints are gathered before they are published together.
 const UPDATES_GATHER: Duration = Duration::from_millis(2);
 /// How often a process that leaves looks whether it is drained.

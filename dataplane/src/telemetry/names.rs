@@ -404,6 +404,7 @@ stat_group! {
         RingHashLbMaxHashesPerHost = Gauge "ring_hash_lb.max_hashes_per_host" late,
         RingHashLbMinHashesPerHost = Gauge "ring_hash_lb.min_hashes_per_host" late,
         RingHashLbSize = Gauge "ring_hash_lb.size" late,
+        InitFetchTimeout = Counter "init_fetch_timeout" late,
         UpdateAttempt = Counter "update_attempt",
         UpdateEmpty = Counter "update_empty",
         UpdateFailure = Counter "update_failure",
@@ -606,6 +607,23 @@ stat_group! {
 }
 
 stat_group! {
+    /// `cluster_manager.cds.`, `listener_manager.lds.`, `http.<stat_prefix>.rds.<name>.`: what discovery brought.
+    UpdateStat {
+        ConfigReload = Counter "config_reload" late,
+        ConfigReloadTimeMs = Gauge "config_reload_time_ms" late,
+        InitFetchTimeout = Counter "init_fetch_timeout",
+        UpdateAttempt = Counter "update_attempt",
+        UpdateEmpty = Counter "update_empty" late,
+        UpdateFailure = Counter "update_failure",
+        UpdateRejected = Counter "update_rejected",
+        UpdateSuccess = Counter "update_success",
+        UpdateTime = Gauge "update_time",
+        Version = Gauge "version",
+        UpdateDuration = Histogram "update_duration",
+    }
+}
+
+stat_group! {
     /// `listener_manager.`
     ListenerManagerStat {
         ListenerAdded = Counter "listener_added",
@@ -707,6 +725,7 @@ stat_group! {
         RingSocketsParked = Gauge "ring.sockets_parked",
         RingTaskPanics = Counter "ring.task_panics",
         RingTurns = Counter "ring.turns",
+        ConfigReceiptToLiveUs = Histogram "config.receipt_to_live_us",
     }
     by_worker {
         LoopLagMaxUs, RingBuffersLeased, RingCancelled, RingCompletionOverflow, RingEnters, RingNoBuffers,

@@ -7,6 +7,7 @@ use super::names::{
     ClusterManagerStat, Http1Stat, ListenerManagerStat, RuntimeStat, ServerStat, TorusStat, WatchdogStat,
 };
 use super::registry::Registry;
+use crate::config::discovery::records::Counts;
 use crate::config::lifecycle::Lifecycle;
 use crate::config::snapshot::Snapshot;
 
@@ -73,7 +74,7 @@ impl ServerStats {
     }
 
     /// Measures what changes by itself.
-    pub fn refresh(&self, lifecycle: &Lifecycle, snapshot: &Snapshot) {
+    pub fn refresh(&self, lifecycle: &Lifecycle, snapshot: &Snapshot, discovered: Counts) {
         let phase = lifecycle.phase();
         // Source: envoy.admin.v3.ServerInfo.State.
         let state = match () {
@@ -101,12 +102,17 @@ impl ServerStats {
         let (listeners, clusters) = (snapshot.listeners.len(), snapshot.live_clusters().count() as u64);
         for (stat, value) in [
             (ListenerManagerStat::TotalListenersActive, if phase.is_warming() { 0 } else { listening(listeners) }),
-            (ListenerManagerStat::TotalListenersWarming, if phase.is_warming() { listeners } else { 0 }),
+            (ListenerManagerStat::TotalListenersDraining, discovered.listeners_draining as usize),
+            (
+                ListenerManagerStat::TotalListenersWarming,
+                discovered.listeners_warming as usize + if phase.is_warming() { listeners } else { 0 },
+            ),
             (ListenerManagerStat::WorkersStarted, usize::from(!phase.is_warming())),
         ] {
             self.listener_manager.set(self.core, stat, value as u64);
         }
         self.cluster_manager.set(self.core, ClusterManagerStat::ActiveClusters, clusters);
+        self.cluster_manager.set(self.core, ClusterManagerStat::WarmingClusters, discovered.clusters_warming);
         for (_, cluster) in snapshot.live_clusters() {
             cluster.refresh_gauges(self.core);
         }

@@ -54,7 +54,7 @@ pub enum SelectedKind {
     Gauges,
     /// Histograms.
     Histograms,
-    /// Texts; there are none.
+    /// Texts.
     TextReadouts,
 }
 

@@ -133,6 +133,11 @@ impl Subscription {
         &self.version
     }
 
+    /// Whether nothing is asked for.
+    pub fn is_idle(&self) -> bool {
+        self.wanted.is_nothing()
+    }
+
     /// Names asked for one by one.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.wanted.names.iter().map(|name| &**name)

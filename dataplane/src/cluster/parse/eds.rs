@@ -7,9 +7,11 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::{Discovery, endpoints};
-use crate::cluster::eds::{EdsPlan, EdsSource, POLL_INTERVAL};
+use crate::cluster::eds::{EdsPlan, EdsSource};
 use crate::cluster::{Cluster, EndpointSet, Host};
 use crate::config::address::Address;
+use crate::config::discovery::kind::Kind;
+use crate::config::discovery::source::Source;
 use crate::config::parse::{ParseContext, config_source};
 use crate::config::reject::Refused;
 
@@ -28,36 +30,16 @@ pub(super) fn parse(config: &proto::Cluster, context: &mut ParseContext) -> Resu
 }
 
 fn source_plan(source: &core::ConfigSource, name: &str, context: &mut ParseContext) -> Result<EdsPlan, Refused> {
-    use core::config_source::ConfigSourceSpecifier;
-    let fetch_timeout = context.duration("initial_fetch_timeout", &source.initial_fetch_timeout)?;
-    let fetch_timeout = fetch_timeout.unwrap_or(config_source::FETCH_TIMEOUT);
-    let file = match &source.config_source_specifier {
-        Some(ConfigSourceSpecifier::PathConfigSource(file)) => file,
-        Some(ConfigSourceSpecifier::Ads(_)) => {
-            config_source::aggregated(source, context)?;
-            return Ok(EdsPlan { source: EdsSource::Ads, name: name.into(), fetch_timeout });
-        }
-        _ => {
-            let reason = "needs ads or a path_config_source; other sources are not there yet in this version";
-            return Err(context.reject("", reason));
-        }
+    let asked = config_source::parse(source, Kind::Endpoints, context)?;
+    let file = context.sources.iter().find(|(index, _)| *index == asked.source).and_then(|(_, source)| match source {
+        Source::File { path, poll_interval, .. } => Some((path.clone(), *poll_interval)),
+        _ => None,
+    });
+    let source = match file {
+        Some((path, poll_interval)) => EdsSource::File { path, poll_interval },
+        None => EdsSource::Stream(asked.source),
     };
-    context.within("path_config_source", |context| {
-        let path = context.non_empty("path", &file.path)?;
-        // Source: Envoy, "paths must refer to an existing path in the system".
-        if let Err(error) = std::fs::metadata(path) {
-            return Err(context.reject("path", format!("cannot be read: {error}; create `{path}` before the start")));
-        }
-        let poll_interval = context.duration("poll_interval", &file.poll_interval)?;
-        Ok(EdsPlan {
-            source: EdsSource::File {
-                path: path.into(),
-                poll_interval: poll_interval.filter(|interval| !interval.is_zero()).unwrap_or(POLL_INTERVAL),
-            },
-            name: name.into(),
-            fetch_timeout,
-        })
-    })
+    Ok(EdsPlan { source, name: name.into(), fetch_timeout: asked.limit })
 }
 
 impl Cluster {

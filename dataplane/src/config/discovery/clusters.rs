@@ -1,6 +1,6 @@
 //! Discovered clusters and their endpoints: what is there, what is new and waits for its endpoints.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,22 +8,29 @@ use envoy_types::pb::envoy::config::cluster::v3 as proto;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use torus_xds::subscription::Resource;
 
-use super::read;
+use super::kind::Kind;
+use super::source::SourceIndex;
+use super::{Change, read};
 use crate::cluster::eds::EdsSource;
 use crate::cluster::{Cluster, ClusterIndex};
-use crate::config::parse::ParseContext;
 use crate::config::snapshot::Snapshot;
+use crate::telemetry::counters::Stats;
+use crate::telemetry::names::{ClusterManagerStat, ClusterStat};
 
 #[derive(Default)]
 pub(super) struct Clusters {
     held: BTreeMap<Box<str>, Held>,
     /// The newest assignment of each name that some cluster asks for.
-    assignments: BTreeMap<Box<str>, (Vec<u8>, ClusterLoadAssignment)>,
+    assignments: HashMap<(SourceIndex, Box<str>), Arc<[u8]>>,
+    /// Names of the clusters that ask for an assignment.
+    users: HashMap<(SourceIndex, Box<str>), Vec<Box<str>>>,
+    /// What is asked for may be other than [`Self::users`] says.
+    is_changed: bool,
 }
 
 struct Held {
     index: ClusterIndex,
-    bytes: Vec<u8>,
+    body: Arc<[u8]>,
     newest: Arc<Cluster>,
     /// The newest, or else what serves until the newest has its first endpoints.
     live: Option<Arc<Cluster>>,
@@ -37,47 +44,75 @@ impl Held {
     }
 
     /// The assignments that it needs, of the newest and of what serves.
-    fn services(&self) -> impl Iterator<Item = (&str, Duration)> {
+    fn services(&self) -> impl Iterator<Item = (SourceIndex, &str, Duration)> {
         std::iter::once(&self.newest).chain(&self.live).filter_map(|cluster| service(cluster))
     }
+}
 
-    /// The newest is live from now on.
-    fn go_live(&mut self, draft: &mut Snapshot) {
-        self.live = Some(self.newest.clone());
-        show(draft, self.index, self.live.clone());
+/// The assignment that comes by a stream: whence, its name, and how long it may be missing.
+fn service(cluster: &Cluster) -> Option<(SourceIndex, &str, Duration)> {
+    let plan = cluster.eds.as_deref()?;
+    match plan.source {
+        EdsSource::Stream(source) => Some((source, &*plan.name, plan.fetch_timeout)),
+        EdsSource::File { .. } => None,
     }
 }
 
-/// The name of the assignment that comes on the stream, and how long it may be missing.
-fn service(cluster: &Cluster) -> Option<(&str, Duration)> {
-    let plan = cluster.eds.as_deref()?;
-    (plan.source == EdsSource::Ads).then_some((&*plan.name, plan.fetch_timeout))
-}
-
-fn asks_for(cluster: &Cluster, name: &str) -> bool {
-    service(cluster).is_some_and(|(service, _)| service == name)
+fn asks_for(cluster: &Cluster, source: SourceIndex, name: &str) -> bool {
+    service(cluster).is_some_and(|(asked, service, _)| asked == source && service == name)
 }
 
 impl Clusters {
     /// The clusters of the bootstrap.
     pub(super) fn new(snapshot: &Snapshot) -> Self {
-        let mut clusters = Self::default();
+        let mut clusters = Self { is_changed: true, ..Self::default() };
         for (index, cluster) in snapshot.live_clusters() {
             let live = service(cluster).is_none().then(|| cluster.clone());
-            let held = Held { index, bytes: Vec::new(), newest: cluster.clone(), live, is_static: true };
+            let held = Held { index, body: [].into(), newest: cluster.clone(), live, is_static: true };
             clusters.held.insert((&*cluster.name).into(), held);
         }
         clusters
     }
 
-    /// Names of the assignments that are needed, and how long each may be missing.
-    pub(super) fn services(&self) -> BTreeMap<&str, Duration> {
-        self.held.values().flat_map(Held::services).collect()
+    /// Whether the names in [`Self::services`] changed since the last call.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.is_changed)
     }
 
-    /// Whether every cluster has its first endpoints.
-    pub(super) fn are_warm(&self) -> bool {
-        self.held.values().all(Held::is_warm)
+    /// Names of the assignments that are needed, and how long each may be missing. Assignments that are not are forgotten.
+    pub(super) fn services(&mut self) -> BTreeMap<SourceIndex, BTreeMap<Box<str>, Duration>> {
+        let mut users: HashMap<(SourceIndex, Box<str>), Vec<Box<str>>> = HashMap::with_capacity(self.users.len());
+        let mut all: BTreeMap<SourceIndex, BTreeMap<Box<str>, Duration>> = BTreeMap::new();
+        for (name, held) in &self.held {
+            for (source, service, limit) in held.services() {
+                all.entry(source).or_default().insert(service.into(), limit);
+                let users = users.entry((source, service.into())).or_default();
+                if users.last() != Some(name) {
+                    users.push(name.clone());
+                }
+            }
+        }
+        self.assignments.retain(|key, _| users.contains_key(key));
+        self.users = users;
+        all
+    }
+
+    /// How many wait for their first endpoints.
+    pub(super) fn warming_count(&self) -> usize {
+        self.held.values().filter(|held| !held.is_warm()).count()
+    }
+
+    /// The stats of the clusters that ask for the assignment `name`.
+    pub(super) fn stats_of(&self, source: SourceIndex, name: &str) -> impl Iterator<Item = &Arc<Stats<ClusterStat>>> {
+        let users = self.users.get(&(source, name.into())).into_iter().flatten();
+        users.filter_map(|user| Some(&self.held.get(user)?.newest.stats))
+    }
+
+    /// Whether this is what there is already, or something that discovery leaves as it is.
+    pub(super) fn has(&self, resource: &Resource) -> bool {
+        let body = resource.body.as_deref().unwrap_or_default();
+        // The bootstrap's stay as they are, as in Envoy.
+        self.held.get(&resource.name).is_some_and(|held| held.is_static || *held.body == *body)
     }
 
     /// Takes a new or changed cluster. What it replaces stays until it is warm. Returns what has to be followed by other means than
@@ -85,93 +120,110 @@ impl Clusters {
     pub(super) fn put(
         &mut self,
         resource: &Resource,
-        draft: &mut Snapshot,
-        context: &mut ParseContext,
+        change: &mut Change<'_>,
     ) -> Result<Option<(ClusterIndex, Arc<Cluster>)>, String> {
         let body = resource.body.as_deref().unwrap_or_default();
-        let known = self.held.get(&resource.name);
-        // The bootstrap's stay as they are, as in Envoy.
-        if known.is_some_and(|held| held.is_static || held.bytes == body) {
+        if self.has(resource) {
             return Ok(None);
         }
-        let cluster = read(body, context, |config: &proto::Cluster, context| {
+        let known = self.held.get(&resource.name);
+        let stat = if known.is_some() { ClusterManagerStat::ClusterModified } else { ClusterManagerStat::ClusterAdded };
+        let cluster = read(body, change.context, |config: &proto::Cluster, context| {
             if *config.name != *resource.name {
                 return Err(context.reject("name", format!("is `{}`, not `{}`", config.name, resource.name)));
             }
             Cluster::parse(config, context)
         })?;
-        let index = place(&resource.name, draft, context)?;
+        let index = place(&resource.name, change)?;
         let mut newest = Arc::new(cluster);
-        let assignment = service(&newest).and_then(|(service, _)| self.assignments.get(service));
-        if let Some((_, assignment)) = assignment {
-            newest = Arc::new(assigned(&newest, assignment, context)?);
+        let asked = service(&newest).map(|(source, service, _)| (source, Box::from(service)));
+        let assignment = asked.as_ref().and_then(|asked| self.assignments.get(asked)).cloned();
+        if let Some(assignment) = &assignment {
+            newest = Arc::new(assigned(&newest, &read_assignment(assignment, change)?, change)?);
         }
+        if asked.is_some() {
+            newest.stats.increment(change.stats.core, ClusterStat::UpdateAttempt);
+            newest.stats.add(change.stats.core, ClusterStat::UpdateRejected, 0);
+            newest.stats.add(change.stats.core, ClusterStat::InitFetchTimeout, 0);
+        }
+        newest.stats.set(change.stats.core, ClusterStat::WarmingState, 1);
         let plan = newest.eds.as_deref();
         let follows = plan.is_some_and(|plan| plan.path().is_some()) || newest.dns.is_some();
-        let is_warm = !follows && (assignment.is_some() || service(&newest).is_none());
+        let is_warm = !follows && (assignment.is_some() || asked.is_none());
         let live = self.held.remove(&resource.name).and_then(|before| before.live);
-        let mut held = Held { index, bytes: body.to_vec(), newest: newest.clone(), live, is_static: false };
-        if is_warm {
-            held.go_live(draft);
-        }
+        let config = change.config(resource);
+        let held = Held { index, body: config.body.clone(), newest: newest.clone(), live, is_static: false };
+        change.stats.cluster_manager.increment(change.stats.core, stat);
+        change.records.warm(Kind::Cluster, &resource.name, config);
         self.held.insert(resource.name.clone(), held);
+        self.is_changed = true;
+        if is_warm {
+            self.go_live(&resource.name, change);
+        }
         Ok(follows.then_some((index, newest)))
     }
 
     /// Takes a cluster away.
-    pub(super) fn remove(&mut self, name: &str, draft: &mut Snapshot) -> Option<ClusterIndex> {
+    pub(super) fn remove(&mut self, name: &str, change: &mut Change<'_>) -> Option<ClusterIndex> {
         if self.held.get(name).is_none_or(|held| held.is_static) {
             return None;
         }
         let held = self.held.remove(name)?;
-        show(draft, held.index, None);
+        show(change.draft, held.index, None);
+        change.records.remove(Kind::Cluster, name);
+        change.stats.cluster_manager.increment(change.stats.core, ClusterManagerStat::ClusterRemoved);
+        self.is_changed = true;
         Some(held.index)
     }
 
-    /// Forgets assignments that no cluster asks for.
-    pub(super) fn forget_unused(&mut self) {
-        let services: BTreeSet<Box<str>> = self.services().into_keys().map(Into::into).collect();
-        self.assignments.retain(|name, _| services.contains(name));
-    }
-
-    /// Takes the endpoints of every cluster that asks for them.
+    /// Takes the endpoints of every cluster that asks for them. Whether they are others than before.
     pub(super) fn assign(
         &mut self,
+        source: SourceIndex,
         resource: &Resource,
-        draft: &mut Snapshot,
-        context: &mut ParseContext,
-    ) -> Result<(), String> {
+        change: &mut Change<'_>,
+    ) -> Result<bool, String> {
         let (name, body) = (&resource.name, resource.body.as_deref().unwrap_or_default());
-        if self.assignments.get(name).is_some_and(|(bytes, _)| bytes == body) {
-            return Ok(());
+        let key = (source, name.clone());
+        if self.assignments.get(&key).is_some_and(|known| **known == *body) {
+            return Ok(false);
         }
-        let assignment = read(body, context, |config: &ClusterLoadAssignment, _| Ok(config.clone()))?;
-        let mut newest = BTreeMap::new();
-        let mut serving = BTreeMap::new();
-        for held in self.held.values() {
-            if asks_for(&held.newest, name) {
-                newest.insert(held.index, Arc::new(assigned(&held.newest, &assignment, context)?));
-            } else if let Some(live) = held.live.as_ref().filter(|live| asks_for(live, name)) {
-                serving.insert(held.index, Arc::new(assigned(live, &assignment, context)?));
+        let assignment = read_assignment(body, change)?;
+        let users = self.users.get(&key).cloned().unwrap_or_default();
+        let mut made = Vec::with_capacity(users.len());
+        for user in &users {
+            let Some(held) = self.held.get(user) else { continue };
+            if asks_for(&held.newest, source, name) {
+                made.push((user, true, Arc::new(assigned(&held.newest, &assignment, change)?)));
+            } else if let Some(live) = held.live.as_ref().filter(|live| asks_for(live, source, name)) {
+                made.push((user, false, Arc::new(assigned(live, &assignment, change)?)));
             }
         }
-        for held in self.held.values_mut() {
-            if let Some(cluster) = newest.remove(&held.index) {
+        for (user, is_newest, cluster) in made {
+            let Some(held) = self.held.get_mut(user) else { continue };
+            if is_newest {
                 held.newest = cluster;
-                held.go_live(draft);
-            } else if let Some(cluster) = serving.remove(&held.index) {
-                show(draft, held.index, Some(cluster.clone()));
+                self.go_live(user, change);
+            } else {
+                show(change.draft, held.index, Some(cluster.clone()));
                 held.live = Some(cluster);
             }
         }
-        self.assignments.insert(name.clone(), (body.to_vec(), assignment));
-        Ok(())
+        self.assignments.insert(key, body.into());
+        Ok(true)
     }
 
     /// No endpoints came in time: the clusters go without.
-    pub(super) fn give_up_on(&mut self, service: &str, draft: &mut Snapshot) {
-        for held in self.held.values_mut().filter(|held| !held.is_warm() && asks_for(&held.newest, service)) {
-            held.go_live(draft);
+    pub(super) fn give_up_on(&mut self, source: SourceIndex, service: &str, change: &mut Change<'_>) {
+        for user in self.users.get(&(source, service.into())).cloned().unwrap_or_default() {
+            let waits =
+                self.held.get(&user).is_some_and(|held| !held.is_warm() && asks_for(&held.newest, source, service));
+            if waits {
+                if let Some(held) = self.held.get(&user) {
+                    held.newest.stats.increment(change.stats.core, ClusterStat::InitFetchTimeout);
+                }
+                self.go_live(&user, change);
+            }
         }
     }
 
@@ -181,39 +233,54 @@ impl Clusters {
         index: ClusterIndex,
         cluster: Arc<Cluster>,
         only_if_cold: bool,
-        draft: &mut Snapshot,
+        change: &mut Change<'_>,
     ) {
-        let Some(held) = self.held.values_mut().find(|held| held.index == index) else { return };
+        let name: Box<str> = (&*cluster.name).into();
+        let Some(held) = self.held.get_mut(&name).filter(|held| held.index == index) else { return };
         if !held.newest.is_same_configuration(&cluster) || only_if_cold && held.is_warm() {
             return;
         }
         held.newest = cluster;
-        held.go_live(draft);
+        self.go_live(&name, change);
+    }
+
+    /// The newest of a name serves from now on.
+    fn go_live(&mut self, name: &str, change: &mut Change<'_>) {
+        let Some(held) = self.held.get_mut(name) else { return };
+        // What served may have asked for other endpoints.
+        self.is_changed |=
+            held.live.as_ref().is_some_and(|live| service(live).is_some() && !live.is_same_configuration(&held.newest));
+        held.live = Some(held.newest.clone());
+        held.newest.stats.set(change.stats.core, ClusterStat::WarmingState, 0);
+        show(change.draft, held.index, held.live.clone());
+        if !held.is_static {
+            change.records.promote(Kind::Cluster, name);
+        }
     }
 }
 
-fn assigned(
-    cluster: &Cluster,
-    assignment: &ClusterLoadAssignment,
-    context: &mut ParseContext,
-) -> Result<Cluster, String> {
-    let made = cluster.with_assignment(assignment, context);
-    let problems = context.problems.take();
+fn read_assignment(bytes: &[u8], change: &mut Change<'_>) -> Result<ClusterLoadAssignment, String> {
+    read(bytes, change.context, |config: &ClusterLoadAssignment, _| Ok(config.clone()))
+}
+
+fn assigned(cluster: &Cluster, assignment: &ClusterLoadAssignment, change: &mut Change<'_>) -> Result<Cluster, String> {
+    let made = cluster.with_assignment(assignment, change.context);
+    let problems = change.context.problems.take();
     made.map_err(|_| problems.first().map_or_else(String::new, ToString::to_string))
 }
 
 /// The place of a name, which it keeps.
-fn place(name: &str, draft: &mut Snapshot, context: &mut ParseContext) -> Result<ClusterIndex, String> {
-    if let Some(index) = context.cluster_by_name.get(name) {
+fn place(name: &str, change: &mut Change<'_>) -> Result<ClusterIndex, String> {
+    if let Some(index) = change.context.cluster_by_name.get(name) {
         return Ok(*index);
     }
-    let count = draft.clusters.len();
+    let count = change.draft.clusters.len();
     let index = u32::try_from(count).ok().filter(|_| count < CLUSTER_NAMES_MAX);
     let index =
         ClusterIndex(index.ok_or_else(|| format!("more than {CLUSTER_NAMES_MAX} names of clusters were used"))?);
-    context.cluster_by_name.insert(name.into(), index);
-    Arc::make_mut(&mut draft.cluster_by_name).insert(name.into(), index);
-    draft.clusters.push(None);
+    change.context.cluster_by_name.insert(name.into(), index);
+    Arc::make_mut(&mut change.draft.cluster_by_name).insert(name.into(), index);
+    change.draft.clusters.push(None);
     Ok(index)
 }
 

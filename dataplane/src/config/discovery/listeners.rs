@@ -7,12 +7,14 @@ use envoy_types::pb::envoy::config::listener::v3 as proto;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use torus_xds::subscription::Resource;
 
-use super::read;
+use super::kind::Kind;
+use super::{Change, read};
 use crate::config::parse::{ParseContext, listener};
 use crate::config::snapshot::{FilterChain, Listener, Listening, RouteIndex, Snapshot};
 use crate::downstream::RouteSource;
 use crate::listener::socket::{self, ListenSockets};
 use crate::route::RouteTable;
+use crate::telemetry::names::ListenerManagerStat;
 
 pub(super) struct Listeners {
     held: BTreeMap<Box<str>, Held>,
@@ -20,14 +22,16 @@ pub(super) struct Listeners {
     /// Replaced or removed, with connections that are still open.
     draining: Vec<Arc<Listener>>,
     /// Bytes of each table, to tell a change.
-    tables: BTreeMap<Box<str>, Vec<u8>>,
+    tables: BTreeMap<Box<str>, Arc<[u8]>>,
     /// Tables that did not come in time.
     given_up: BTreeSet<RouteIndex>,
     worker_count: usize,
+    /// The tables that are needed may be others.
+    is_changed: bool,
 }
 
 struct Held {
-    bytes: Vec<u8>,
+    body: Arc<[u8]>,
     /// The newest.
     listener: Arc<Listener>,
     is_live: bool,
@@ -43,6 +47,7 @@ impl Listeners {
             tables: BTreeMap::new(),
             given_up: BTreeSet::new(),
             worker_count,
+            is_changed: true,
         }
     }
 
@@ -53,29 +58,49 @@ impl Listeners {
         all.flat_map(|listener| tables_of(listener)).collect()
     }
 
+    /// Whether [`Self::tables`] may be others since the last call.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.is_changed)
+    }
+
     /// Whether no listener waits for its table.
     pub(super) fn are_warm(&self, draft: &Snapshot) -> bool {
         self.held.values().all(|held| held.is_live)
             && self.statics.iter().all(|listener| self.is_ready(listener, draft))
     }
 
+    /// How many wait, and how many drain.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.held.values().filter(|held| !held.is_live).count(), self.draining.len())
+    }
+
+    /// Each listener that waits, with the names of the tables that it waits for.
+    pub(super) fn waiting(&self, draft: &Snapshot, context: &ParseContext) -> Vec<(Box<str>, Vec<Box<str>>)> {
+        let cold = self.held.values().filter(|held| !held.is_live).map(|held| &held.listener).chain(&self.statics);
+        let waiting = cold.map(|listener| {
+            let missing = tables_of(listener).filter(|index| draft.route_table(*index).is_none());
+            let missing: BTreeSet<RouteIndex> = missing.filter(|index| !self.given_up.contains(index)).collect();
+            let names = context.route_by_name.iter().filter(|(_, index)| missing.contains(index));
+            (listener.name.clone(), names.map(|(name, _)| name.clone()).collect::<Vec<_>>())
+        });
+        waiting.filter(|(_, missing)| !missing.is_empty()).collect()
+    }
+
     /// Takes a new or changed listener.
-    pub(super) fn put(
-        &mut self,
-        resource: &Resource,
-        draft: &mut Snapshot,
-        context: &mut ParseContext,
-    ) -> Result<(), String> {
+    pub(super) fn put(&mut self, resource: &Resource, change: &mut Change<'_>) -> Result<(), String> {
         let body = resource.body.as_deref().unwrap_or_default();
         let is_static = self.statics.iter().any(|listener| listener.name == resource.name);
-        if is_static || self.held.get(&resource.name).is_some_and(|held| held.bytes == body) {
+        let known = self.held.get(&resource.name);
+        if is_static || known.is_some_and(|held| *held.body == *body) {
             return Ok(());
         }
+        let stat =
+            if known.is_some() { ListenerManagerStat::ListenerModified } else { ListenerManagerStat::ListenerAdded };
         let others: Vec<Arc<Listener>> =
-            draft.listeners.iter().filter(|listener| listener.name != resource.name).cloned().collect();
+            change.draft.listeners.iter().filter(|listener| listener.name != resource.name).cloned().collect();
         // A TCP proxy may name a cluster that comes later.
-        context.validate_clusters = false;
-        let listener = read(body, context, |config: &proto::Listener, context| {
+        change.context.validate_clusters = false;
+        let listener = read(body, change.context, |config: &proto::Listener, context| {
             let parsed = listener::parse(config, context)?;
             if parsed.name != resource.name {
                 return Err(context.reject("name", format!("is `{}`, not `{}`", parsed.name, resource.name)));
@@ -85,76 +110,85 @@ impl Listeners {
             context.problems.clean_since(start)?;
             Ok(parsed)
         });
-        context.validate_clusters = true;
+        change.context.validate_clusters = true;
         let listener = listener?;
-        draft.route_tables.resize_with(context.route_by_name.len(), || None);
+        change.draft.route_tables.resize_with(change.context.route_by_name.len(), || None);
         let listener = Arc::new(listener);
-        let mut held = Held { bytes: body.to_vec(), listener: listener.clone(), is_live: false };
-        if self.is_ready(&listener, draft) {
-            self.go_live(&listener, draft)?;
-            held.is_live = true;
+        let config = change.config(resource);
+        let held = Held { body: config.body.clone(), listener: listener.clone(), is_live: false };
+        change.records.warm(Kind::Listener, &resource.name, config);
+        self.is_changed = true;
+        if self.is_ready(&listener, change.draft) {
+            self.go_live(&listener, change)?;
+            self.held.insert(resource.name.clone(), Held { is_live: true, ..held });
+        } else {
+            self.held.insert(resource.name.clone(), held);
         }
-        self.held.insert(resource.name.clone(), held);
+        change.stats.listener_manager.increment(change.stats.core, stat);
         Ok(())
     }
 
     /// Takes a listener away; its connections end as they would in a drain.
-    pub(super) fn remove(&mut self, name: &str, draft: &mut Snapshot) {
+    pub(super) fn remove(&mut self, name: &str, change: &mut Change<'_>) {
         if self.held.remove(name).is_some() {
-            self.retire(name, draft);
+            self.retire(name, change);
+            change.records.remove(Kind::Listener, name);
+            change.stats.listener_manager.increment(change.stats.core, ListenerManagerStat::ListenerRemoved);
         }
     }
 
-    /// Takes a route table.
-    pub(super) fn put_table(
-        &mut self,
-        resource: &Resource,
-        draft: &mut Snapshot,
-        context: &mut ParseContext,
-    ) -> Result<(), String> {
+    /// Takes a route table. Whether it is another than before.
+    pub(super) fn put_table(&mut self, resource: &Resource, change: &mut Change<'_>) -> Result<bool, String> {
         let body = resource.body.as_deref().unwrap_or_default();
-        if self.tables.get(&resource.name).is_some_and(|bytes| bytes == body) {
-            return Ok(());
+        if self.tables.get(&resource.name).is_some_and(|known| **known == *body) {
+            return Ok(false);
         }
         // Source: RouteConfiguration.validate_clusters, off for discovered tables.
-        context.validate_clusters = false;
-        let table = read(body, context, |_: &RouteConfiguration, context| RouteTable::parse_wire(&[body], context));
-        context.validate_clusters = true;
-        let index = context.route_index(&resource.name);
-        draft.route_tables.resize_with(context.route_by_name.len(), || None);
-        if let Some(slot) = draft.route_tables.get_mut(index.0 as usize) {
-            *slot = Some(Arc::new(table?));
+        change.context.validate_clusters = false;
+        let table =
+            read(body, change.context, |_: &RouteConfiguration, context| RouteTable::parse_wire(&[body], context));
+        change.context.validate_clusters = true;
+        let index = change.context.route_index(&resource.name);
+        change.draft.route_tables.resize_with(change.context.route_by_name.len(), || None);
+        let table = Arc::new(table?);
+        if let Some(slot) = change.draft.route_tables.get_mut(index.0 as usize) {
+            *slot = Some(table);
         }
-        self.tables.insert(resource.name.clone(), body.to_vec());
-        self.promote(draft);
-        Ok(())
+        let config = change.config(resource);
+        self.tables.insert(resource.name.clone(), config.body.clone());
+        change.records.activate(Kind::Routes, &resource.name, config);
+        self.promote(change);
+        Ok(true)
     }
 
     /// A table did not come in time: its listeners go live without it.
-    pub(super) fn give_up_on(&mut self, table: RouteIndex, draft: &mut Snapshot) {
+    pub(super) fn give_up_on(&mut self, table: RouteIndex, change: &mut Change<'_>) {
         self.given_up.insert(table);
-        self.promote(draft);
+        self.promote(change);
     }
 
-    /// Forgets listeners without connections, and tables that nobody needs. Whether the draft changed.
-    pub(super) fn forget_unused(&mut self, draft: &mut Snapshot, context: &ParseContext) -> bool {
+    /// Forgets listeners without connections, and tables that nobody needs.
+    pub(super) fn forget_unused(&mut self, change: &mut Change<'_>) {
+        let before = self.draining.len();
         // One is here; the config thread holds no other once old snapshots are gone.
         self.draining.retain(|listener| Arc::strong_count(listener) > 1);
-        let needed = self.tables(draft);
-        let mut changed = false;
+        self.is_changed |= self.draining.len() != before;
+        change.records.drained(Kind::Listener, |name| self.draining.iter().any(|listener| *listener.name == *name));
+        let needed = self.tables(change.draft);
         self.tables.retain(|name, _| {
-            let index = context.route_by_name.get(name).copied();
+            let index = change.context.route_by_name.get(name).copied();
             let stays = index.is_some_and(|index| needed.contains(&index));
-            if !stays
-                && let Some(index) = index
-                && let Some(slot) = draft.route_tables.get_mut(index.0 as usize)
-            {
-                *slot = None;
-                changed = true;
+            if !stays && let Some(index) = index {
+                if let Some(slot) = change.draft.route_tables.get_mut(index.0 as usize) {
+                    *slot = None;
+                }
+                change.records.remove(Kind::Routes, name);
+                if let Some(stats) = change.stats.routes.remove(name) {
+                    change.records.texts.remove(&format!("{}version_text", stats.prefix()));
+                }
             }
             stays
         });
-        changed
     }
 
     fn is_ready(&self, listener: &Listener, draft: &Snapshot) -> bool {
@@ -162,11 +196,11 @@ impl Listeners {
     }
 
     /// Lets listeners go live that waited for a table.
-    fn promote(&mut self, draft: &mut Snapshot) {
-        let waiting = self.held.values().filter(|held| !held.is_live && self.is_ready(&held.listener, draft));
+    fn promote(&mut self, change: &mut Change<'_>) {
+        let waiting = self.held.values().filter(|held| !held.is_live && self.is_ready(&held.listener, change.draft));
         let waiting: Vec<Arc<Listener>> = waiting.map(|held| held.listener.clone()).collect();
         for listener in waiting {
-            if let Err(reason) = self.go_live(&listener, draft) {
+            if let Err(reason) = self.go_live(&listener, change) {
                 tracing::error!(target: "config", "{reason}");
             }
             if let Some(held) = self.held.get_mut(&listener.name) {
@@ -176,7 +210,7 @@ impl Listeners {
     }
 
     /// Opens what is not open yet and puts the listener in the place of its former self.
-    fn go_live(&mut self, listener: &Arc<Listener>, draft: &mut Snapshot) -> Result<(), String> {
+    fn go_live(&mut self, listener: &Arc<Listener>, change: &mut Change<'_>) -> Result<(), String> {
         let mut listening = Vec::new();
         for (address, options) in listener.sockets() {
             // A socket that is open as it is wanted goes on, with every connection in its queue.
@@ -185,25 +219,36 @@ impl Listeners {
                 let reuse = it.listener.reuse_port == listener.reuse_port && it.listener.backlog == listener.backlog;
                 it.listener.name == listener.name && it.sockets.configured == *address && before && reuse
             };
-            let sockets: Arc<ListenSockets> = match draft.listening.iter().find(same) {
+            let sockets: Arc<ListenSockets> = match change.draft.listening.iter().find(same) {
                 Some(open) => open.sockets.clone(),
-                None => {
-                    let opened = socket::open_one(listener, address, options, self.worker_count);
-                    Arc::new(opened.map_err(|error| error.to_string())?)
-                }
+                None => match socket::open_one(listener, address, options, self.worker_count) {
+                    Ok(opened) => Arc::new(opened),
+                    Err(error) => {
+                        let stats = &change.stats;
+                        stats.listener_manager.increment(stats.core, ListenerManagerStat::ListenerCreateFailure);
+                        return Err(error.to_string());
+                    }
+                },
             };
             listening.push(Listening { listener: listener.clone(), sockets });
         }
-        self.retire(&listener.name, draft);
-        draft.listeners.push(listener.clone());
-        draft.listening.extend(listening);
+        let is_new = self.retire(&listener.name, change);
+        change.draft.listeners.push(listener.clone());
+        change.draft.listening.extend(listening);
+        change.records.promote(Kind::Listener, &listener.name);
+        if is_new {
+            let workers = self.worker_count as u64;
+            let stat = ListenerManagerStat::ListenerCreateSuccess;
+            change.stats.listener_manager.add(change.stats.core, stat, workers);
+        }
         Ok(())
     }
 
-    /// Takes the listener that is live out; its connections are asked to end.
-    fn retire(&mut self, name: &str, draft: &mut Snapshot) {
+    /// Takes the listener that is live out; its connections are asked to end. Whether there was none.
+    fn retire(&mut self, name: &str, change: &mut Change<'_>) -> bool {
         let draining = &mut self.draining;
-        draft.listeners.retain(|listener| {
+        let before = draining.len();
+        change.draft.listeners.retain(|listener| {
             let stays = *listener.name != *name;
             if !stays {
                 listener.drain.begin();
@@ -211,7 +256,10 @@ impl Listeners {
             }
             stays
         });
-        draft.listening.retain(|it| *it.listener.name != *name);
+        change.draft.listening.retain(|it| *it.listener.name != *name);
+        change.records.drain(Kind::Listener, name);
+        self.is_changed = true;
+        self.draining.len() == before
     }
 }
 

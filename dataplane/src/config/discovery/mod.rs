@@ -1,63 +1,77 @@
-//! Configuration that a control plane sends: clusters, endpoints, listeners and route tables, live.
+//! Configuration that a control plane sends, or that files hold: clusters, endpoints, listeners and route tables, live.
 //!
 //! Each answer is tried on a draft of the newest snapshot, resource by resource. What is refused leaves what was there before, and
 //! is named in the refusal; the rest goes live. What needs something else waits for it: a cluster for its endpoints, a listener for
 //! its route table.
 
-pub mod ads;
+pub mod file;
+pub mod grpc;
+pub mod kind;
+pub mod records;
+pub mod source;
+
 mod clusters;
 mod listeners;
+mod stats;
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
-use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerProto;
-use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::config::core::v3 as core;
 use prost::{Message, Name};
 use tokio::sync::mpsc;
 use torus_xds::MessageType;
-use torus_xds::subscription::{Received, Rejection, Request, Response, Stream, Subscription};
+use torus_xds::subscription::{Received, Rejection, Request, Resource, Response, Stream, Subscription};
 
-use self::ads::{AdsPlan, Event};
 use self::clusters::Clusters;
+use self::grpc::Event;
+use self::kind::Kind;
 use self::listeners::Listeners;
+use self::records::{Config, Failure, Records};
+use self::source::{Asked, Source, SourceIndex};
+use self::stats::DiscoveryStats;
 use super::ledger;
 use super::parse::ParseContext;
 use super::parse::config_source::FETCH_TIMEOUT;
 use super::reject::{Refused, Severity};
 use super::snapshot::Snapshot;
 use crate::cluster::{Cluster, ClusterIndex};
-use crate::telemetry::counters::{Core, Stats};
-use crate::telemetry::names::ControlPlaneStat;
+use crate::telemetry::names::{ClusterStat, ControlPlaneStat, UpdateStat};
 
 /// What the bootstrap says of discovery.
 pub struct Plan {
-    /// Whom to ask.
-    pub ads: AdsPlan,
-    /// Which of the kinds that need no name are asked for, clusters and listeners, and how long the first answer may be missing.
-    /// Source: `cds_config`, `lds_config`.
-    pub wildcards: (Option<Duration>, Option<Duration>),
-    /// How resources are read.
+    /// Who asks.
+    pub node: core::Node,
+    /// Kinds of which everything is asked for: `cds_config`, `lds_config`.
+    pub wildcards: Vec<(Kind, Asked)>,
+    /// How resources are read; knows every source.
     pub context: ParseContext,
 }
 
 /// What discovery has brought so far, and what it waits for.
 pub struct Discovery {
     context: ParseContext,
-    stream: Stream,
-    requests: Option<mpsc::UnboundedSender<Request>>,
+    /// By [`SourceIndex`].
+    channels: Vec<Channel>,
     clusters: Clusters,
     listeners: Listeners,
-    types: Types,
-    /// Kinds of which nothing came yet: clusters, listeners.
-    awaited: (bool, bool),
-    core: Core,
-    control_plane: Arc<Stats<ControlPlaneStat>>,
+    /// Kinds of which everything is asked for and nothing came yet.
+    awaited: Vec<Kind>,
+    stats: DiscoveryStats,
+    records: Arc<Mutex<Records>>,
 }
 
-/// The clusters whose endpoints come by other means than the stream.
+/// The stream of one source.
+struct Channel {
+    stream: Stream,
+    requests: Option<mpsc::UnboundedSender<Request>>,
+    is_started: bool,
+    is_grpc: bool,
+    is_open: bool,
+}
+
+/// The clusters whose endpoints come by other means than a stream.
 #[derive(Default)]
 pub struct Followed {
     /// New or changed.
@@ -66,83 +80,134 @@ pub struct Followed {
     pub ended: Vec<ClusterIndex>,
 }
 
-struct Types {
-    cluster: String,
-    endpoints: String,
-    listener: String,
-    routes: String,
+/// What became of an answer.
+struct Outcome<'a> {
+    /// The resources that were looked at, and whether they brought something new.
+    names: &'a [(&'a str, bool)],
+    rejections: &'a [Rejection],
+    /// Nothing was looked at.
+    is_refused: bool,
+    version: &'a str,
+    took: Duration,
+}
+
+/// What an answer changes.
+struct Change<'a> {
+    draft: &'a mut Snapshot,
+    context: &'a mut ParseContext,
+    records: &'a mut Records,
+    stats: &'a mut DiscoveryStats,
+    /// Of the answer.
+    version: Box<str>,
+}
+
+impl Change<'_> {
+    /// A resource as it is remembered.
+    fn config(&self, resource: &Resource) -> Config {
+        let version = if resource.version.is_empty() { &self.version } else { &resource.version };
+        let body = resource.body.as_deref().unwrap_or_default().into();
+        Config { version: version.clone(), body, updated: SystemTime::now() }
+    }
 }
 
 impl Discovery {
-    /// Nothing asked for yet but what the bootstrap's own listeners and clusters need.
+    /// Nothing asked for yet but what the bootstrap names.
     pub fn new(plan: Plan, snapshot: &Snapshot, worker_count: usize, now: Instant) -> Self {
-        let types = Types {
-            cluster: url::<ClusterProto>(),
-            endpoints: url::<ClusterLoadAssignment>(),
-            listener: url::<ListenerProto>(),
-            routes: url::<RouteConfiguration>(),
-        };
-        let subscription = |url: &str, absence_deletes, limit: Option<Duration>| {
-            Subscription::new(url, plan.ads.protocol, absence_deletes, limit.unwrap_or(FETCH_TIMEOUT))
-        };
-        // In the order in which a gateway needs them.
-        let mut all = vec![
-            subscription(&types.cluster, true, plan.wildcards.0),
-            subscription(&types.endpoints, false, None),
-            subscription(&types.listener, true, plan.wildcards.1),
-            subscription(&types.routes, false, None),
-        ];
-        let is_wanted = (plan.wildcards.0.is_some(), plan.wildcards.1.is_some());
-        for (wanted, url) in [(is_wanted.0, &types.cluster), (is_wanted.1, &types.listener)] {
-            if let Some(found) = all.iter_mut().find(|it| wanted && **it.type_url() == **url) {
-                found.subscribe_all(now);
+        let mut stats = DiscoveryStats::new(&plan.context.registry);
+        stats.control_plane.set(stats.core, ControlPlaneStat::ConnectedState, 0);
+        for (kind, _) in &plan.wildcards {
+            match kind {
+                Kind::Cluster => stats.follow_clusters(),
+                _ => stats.follow_listeners(),
             }
         }
-        let registry = plan.context.registry.clone();
-        let control_plane = registry.group("control_plane.");
-        control_plane.set(registry.config_core(), ControlPlaneStat::ConnectedState, 0);
+        let records: Arc<Mutex<Records>> = Arc::default();
+        let named =
+            ["control_plane.identifier", "cluster_manager.cds.version_text", "listener_manager.lds.version_text"];
+        lock(&records).texts.extend(named.map(|name| (name.to_owned(), "".into())));
         let mut discovery = Self {
-            core: registry.config_core(),
-            control_plane,
             context: plan.context,
-            stream: Stream::new(all, plan.ads.node_once),
-            requests: None,
+            channels: Vec::new(),
             clusters: Clusters::new(snapshot),
             listeners: Listeners::new(snapshot, worker_count),
-            types,
-            awaited: is_wanted,
+            awaited: plan.wildcards.iter().map(|(kind, _)| *kind).collect(),
+            stats,
+            records,
         };
+        discovery.open_channels(&plan.wildcards);
+        for (kind, asked) in &plan.wildcards {
+            let channel = discovery.channels.get_mut(usize::from(asked.source.0));
+            let subscription = channel.and_then(|channel| channel.stream.subscription_mut(kind.type_url()));
+            subscription.into_iter().for_each(|subscription| subscription.subscribe_all(now));
+        }
         discovery.ask(now, snapshot);
         discovery
     }
 
+    /// What the admin server shows.
+    pub fn records(&self) -> Arc<Mutex<Records>> {
+        self.records.clone()
+    }
+
+    /// Sources that something is asked of and that nobody follows yet; they count as followed from now on.
+    pub fn take_unstarted(&mut self) -> Vec<(SourceIndex, Source)> {
+        let mut started = Vec::new();
+        for (index, source) in self.context.sources.iter() {
+            let Some(channel) = self.channels.get_mut(usize::from(index.0)) else { continue };
+            let is_wanted =
+                matches!(source, Source::Ads(_)) || channel.stream.subscriptions_mut().any(|it| !it.is_idle());
+            if is_wanted && !channel.is_started {
+                channel.is_started = true;
+                started.push((index, source.clone()));
+            }
+        }
+        started
+    }
+
     /// Whether everything came that serving waits for at start.
     pub fn is_warm(&self, draft: &Snapshot) -> bool {
-        self.awaited == (false, false) && self.clusters.are_warm() && self.listeners.are_warm(draft)
+        self.awaited.is_empty() && self.clusters.warming_count() == 0 && self.listeners.are_warm(draft)
+    }
+
+    /// Whether a listener that was replaced or removed still has connections, as far as is known.
+    pub fn is_draining(&self) -> bool {
+        self.listeners.counts().1 > 0
     }
 
     /// When [`Self::on_time`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.stream.next_deadline()
+        self.channels.iter().filter_map(|channel| channel.stream.next_deadline()).min()
     }
 
-    /// Takes what happened on the stream.
-    pub fn on_event(&mut self, event: Event, now: Instant, draft: &mut Snapshot) -> Followed {
+    /// Takes what happened on the stream of `source`.
+    pub fn on_event(&mut self, source: SourceIndex, event: Event, now: Instant, draft: &mut Snapshot) -> Followed {
         let mut followed = Followed::default();
+        let Some(channel) = self.channels.get_mut(usize::from(source.0)) else { return followed };
         match event {
             Event::Opened(requests) => {
-                tracing::info!(target: "config", "connected to the control plane");
-                self.control_plane.set(self.core, ControlPlaneStat::ConnectedState, 1);
-                self.stream.open(now);
-                self.requests = Some(requests);
+                if channel.is_grpc {
+                    tracing::info!(target: "config", "connected to the control plane");
+                }
+                channel.is_open = true;
+                channel.stream.open(now);
+                channel.requests = Some(requests);
+                self.count_connections();
             }
             Event::Ended(reason) => {
                 tracing::warn!(target: "config", "no control plane: {reason}; what it sent last stays");
-                self.control_plane.set(self.core, ControlPlaneStat::ConnectedState, 0);
-                self.stream.close();
-                self.requests = None;
+                channel.is_open = false;
+                channel.stream.close();
+                channel.requests = None;
+                self.count_connections();
+                self.count_failures(source);
             }
-            Event::Received(type_url, response) => self.on_response(&type_url, response, now, draft, &mut followed),
+            Event::Unreadable(reason) => {
+                tracing::warn!(target: "config", "the configuration stays as it is: {reason}");
+                self.count_failures(source);
+            }
+            Event::Received(type_url, response, _) => {
+                self.on_response(source, &type_url, response, now, draft, &mut followed);
+            }
         }
         self.ask(now, draft);
         followed
@@ -152,30 +217,19 @@ impl Discovery {
     pub fn on_time(&mut self, now: Instant, draft: &mut Snapshot) -> Followed {
         let mut followed = Followed::default();
         let mut due = Vec::new();
-        for subscription in self.stream.subscriptions_mut() {
-            let (missing, expired) = (subscription.poll_missing(now), subscription.poll_expired(now));
-            due.push((subscription.type_url().clone(), missing, expired));
+        for (index, channel) in (0u16..).map(SourceIndex).zip(&mut self.channels) {
+            for subscription in channel.stream.subscriptions_mut() {
+                let (missing, expired) = (subscription.poll_missing(now), subscription.poll_expired(now));
+                due.extend(Kind::of(subscription.type_url()).map(|kind| (index, kind, missing, expired)));
+            }
         }
-        for (type_url, missing, expired) in due {
+        for (source, kind, missing, expired) in due {
             for name in missing {
-                tracing::warn!(target: "config", "{type_url}: `{name}` did not come in time");
-                match () {
-                    () if *type_url == *self.types.cluster => self.awaited.0 = false,
-                    () if *type_url == *self.types.listener => self.awaited.1 = false,
-                    () if *type_url == *self.types.endpoints => self.clusters.give_up_on(&name, draft),
-                    () => {
-                        let index = self.context.route_index(&name);
-                        self.listeners.give_up_on(index, draft);
-                    }
-                }
+                self.give_up_on(source, kind, &name, draft);
             }
             for name in expired {
-                tracing::warn!(target: "config", "{type_url}: the time of `{name}` is over");
-                match () {
-                    () if *type_url == *self.types.cluster => followed.ended.extend(self.clusters.remove(&name, draft)),
-                    () if *type_url == *self.types.listener => self.listeners.remove(&name, draft),
-                    () => {}
-                }
+                tracing::warn!(target: "config", "the time of {kind} `{name}` is over");
+                self.remove(kind, &name, draft, &mut followed);
             }
         }
         self.ask(now, draft);
@@ -184,91 +238,264 @@ impl Discovery {
 
     /// Takes endpoints that came from elsewhere, unless they are of a former configuration.
     pub fn on_endpoints(&mut self, index: ClusterIndex, cluster: Arc<Cluster>, draft: &mut Snapshot) {
-        self.clusters.on_endpoints(index, cluster, false, draft);
+        self.change("", draft, |it, change| it.0.on_endpoints(index, cluster, false, change));
     }
 
     /// The first attempt to find the endpoints of a cluster is over, whatever it brought.
     pub fn on_attempted(&mut self, index: ClusterIndex, cluster: Arc<Cluster>, draft: &mut Snapshot) {
-        self.clusters.on_endpoints(index, cluster, true, draft);
+        self.change("", draft, |it, change| it.0.on_endpoints(index, cluster, true, change));
     }
 
-    /// Forgets what nobody needs; whether the draft changed.
-    pub fn forget_unused(&mut self, draft: &mut Snapshot, now: Instant) -> bool {
-        let changed = self.listeners.forget_unused(draft, &self.context);
+    /// Forgets what nobody needs.
+    pub fn forget_unused(&mut self, draft: &mut Snapshot, now: Instant) {
+        self.change("", draft, |it, change| it.1.forget_unused(change));
         self.ask(now, draft);
-        changed
+    }
+
+    /// Runs `act` on clusters and listeners with everything that a change needs.
+    fn change<T>(
+        &mut self,
+        version: &str,
+        draft: &mut Snapshot,
+        act: impl FnOnce((&mut Clusters, &mut Listeners), &mut Change<'_>) -> T,
+    ) -> T {
+        let records = self.records.clone();
+        let mut records = lock(&records);
+        let (context, stats) = (&mut self.context, &mut self.stats);
+        let mut change = Change { draft, context, records: &mut records, stats, version: version.into() };
+        act((&mut self.clusters, &mut self.listeners), &mut change)
+    }
+
+    fn give_up_on(&mut self, source: SourceIndex, kind: Kind, name: &str, draft: &mut Snapshot) {
+        tracing::warn!(target: "config", "{kind} `{name}` did not come in time");
+        let core = self.stats.core;
+        self.awaited.retain(|awaited| *awaited != kind);
+        match kind {
+            Kind::Cluster | Kind::Listener => {
+                let stats = if kind == Kind::Cluster { &self.stats.clusters } else { &self.stats.listeners };
+                stats.iter().for_each(|stats| stats.increment(core, UpdateStat::InitFetchTimeout));
+            }
+            Kind::Endpoints => self.change("", draft, |it, change| it.0.give_up_on(source, name, change)),
+            Kind::Routes => {
+                let stats = self.stats.routes.get(name);
+                stats.iter().for_each(|stats| stats.increment(core, UpdateStat::InitFetchTimeout));
+                let index = self.context.route_index(name);
+                self.change("", draft, |it, change| it.1.give_up_on(index, change));
+            }
+        }
+    }
+
+    fn remove(&mut self, kind: Kind, name: &str, draft: &mut Snapshot, followed: &mut Followed) {
+        self.change("", draft, |it, change| match kind {
+            Kind::Cluster => followed.ended.extend(it.0.remove(name, change)),
+            Kind::Listener => it.1.remove(name, change),
+            // Endpoints and routes stay while something asks for them, as in Envoy.
+            Kind::Endpoints | Kind::Routes => {}
+        });
     }
 
     fn on_response(
         &mut self,
+        source: SourceIndex,
         type_url: &str,
         response: Response,
         now: Instant,
         draft: &mut Snapshot,
         followed: &mut Followed,
     ) {
-        let received = match self.stream.on_response(type_url, response, now) {
-            None => return tracing::warn!(target: "config", "an answer of type `{type_url}`, which nobody asked for"),
-            Some(Err(reason)) => return tracing::warn!(target: "config", "{type_url} is refused: {reason}"),
-            Some(Ok(received)) => received,
+        let Some(channel) = self.channels.get_mut(usize::from(source.0)) else { return };
+        let (version, began) = (response.version.clone(), Instant::now());
+        let (Some(kind), Some(received)) = (Kind::of(type_url), channel.stream.on_response(type_url, response, now))
+        else {
+            return tracing::warn!(target: "config", "an answer of type `{type_url}`, which nobody asked for");
         };
-        let Received { updated, removed } = received;
+        let Received { updated, removed } = match received {
+            Ok(received) => received,
+            Err(reason) => {
+                tracing::warn!(target: "config", "an answer of type `{type_url}` is refused: {reason}");
+                let took = began.elapsed();
+                let outcome = Outcome { names: &[], rejections: &[], is_refused: true, version: &version, took };
+                return self.count(source, kind, &outcome);
+            }
+        };
         let mut rejections = Vec::new();
-        for resource in &updated {
-            let context = &mut self.context;
-            let taken = match () {
-                () if *type_url == *self.types.cluster => {
-                    self.clusters.put(resource, draft, context).map(|started| followed.started.extend(started))
+        let mut changed = Vec::new();
+        self.change(&version, draft, |(clusters, listeners), change| {
+            change.records.forget_failures(kind);
+            for resource in &updated {
+                let taken = match kind {
+                    Kind::Cluster => {
+                        let is_new = !clusters.has(resource);
+                        clusters.put(resource, change).map(|started| {
+                            followed.started.extend(started);
+                            is_new
+                        })
+                    }
+                    Kind::Endpoints => clusters.assign(source, resource, change),
+                    Kind::Listener => listeners.put(resource, change).map(|()| true),
+                    Kind::Routes => listeners.put_table(resource, change),
+                };
+                changed.push(taken.as_ref().is_ok_and(|changed| *changed));
+                if let Err(reason) = taken {
+                    tracing::warn!(target: "config", "{kind} `{}` is refused: {reason}", resource.name);
+                    let failure = Failure { config: change.config(resource), details: reason.clone() };
+                    change.records.fail(kind, &resource.name, failure);
+                    rejections.push(Rejection { name: resource.name.clone(), reason });
                 }
-                () if *type_url == *self.types.endpoints => self.clusters.assign(resource, draft, context),
-                () if *type_url == *self.types.listener => self.listeners.put(resource, draft, context),
-                () => self.listeners.put_table(resource, draft, context),
-            };
-            if let Err(reason) = taken {
-                tracing::warn!(target: "config", "{type_url}: `{}` is refused: {reason}", resource.name);
-                rejections.push(Rejection { name: resource.name.clone(), reason });
             }
-        }
+        });
         for name in &removed {
-            match () {
-                () if *type_url == *self.types.cluster => followed.ended.extend(self.clusters.remove(name, draft)),
-                () if *type_url == *self.types.listener => self.listeners.remove(name, draft),
-                // Endpoints and routes stay while something asks for them, as in Envoy.
-                () => {}
+            self.remove(kind, name, draft, followed);
+        }
+        self.awaited.retain(|awaited| *awaited != kind);
+        let names: Vec<(&str, bool)> = updated.iter().map(|it| &*it.name).zip(changed).collect();
+        let (took, rejected) = (began.elapsed(), rejections.as_slice());
+        let outcome = Outcome { names: &names, rejections: rejected, is_refused: false, version: &version, took };
+        self.count(source, kind, &outcome);
+        if let Some(channel) = self.channels.get_mut(usize::from(source.0)) {
+            channel.stream.conclude(type_url, &rejections);
+        }
+    }
+
+    /// Counts an answer that was looked through.
+    fn count(&mut self, source: SourceIndex, kind: Kind, outcome: &Outcome<'_>) {
+        let Outcome { names, rejections, is_refused, version, took } = *outcome;
+        let stats = &self.stats;
+        let mut records = lock(&self.records);
+        let is_bad = |name: &str| rejections.iter().any(|rejection| *rejection.name == *name);
+        match kind {
+            Kind::Cluster | Kind::Listener => {
+                let group = if kind == Kind::Cluster { &stats.clusters } else { &stats.listeners };
+                let Some(group) = group else { return };
+                if is_refused || !rejections.is_empty() {
+                    return stats.failed(group, UpdateStat::UpdateRejected);
+                }
+                let reloads = kind == Kind::Cluster && names.iter().any(|(_, changed)| *changed);
+                stats.succeeded(group, version, took, reloads);
+                records.accepted(kind, version);
+                let text = if kind == Kind::Cluster { "cluster_manager.cds" } else { "listener_manager.lds" };
+                records.texts.insert(format!("{text}.version_text"), version.into());
+            }
+            Kind::Endpoints => {
+                for (name, changed) in names {
+                    for stats_of in self.clusters.stats_of(source, name) {
+                        stats_of.increment(stats.core, ClusterStat::UpdateAttempt);
+                        let stat = if is_bad(name) { ClusterStat::UpdateRejected } else { ClusterStat::UpdateSuccess };
+                        stats_of.increment(stats.core, stat);
+                        if !changed && !is_bad(name) {
+                            stats_of.increment(stats.core, ClusterStat::UpdateNoRebuild);
+                        }
+                    }
+                }
+            }
+            Kind::Routes => {
+                for (name, changed) in names {
+                    let Some(group) = stats.routes.get(*name) else { continue };
+                    if is_bad(name) {
+                        stats.failed(group, UpdateStat::UpdateRejected);
+                    } else {
+                        stats.succeeded(group, version, took, *changed);
+                        records.texts.insert(format!("{}version_text", group.prefix()), version.into());
+                    }
+                }
             }
         }
-        if *type_url == *self.types.cluster {
-            self.awaited.0 = false;
-            self.clusters.forget_unused();
-        } else if *type_url == *self.types.listener {
-            self.awaited.1 = false;
+    }
+
+    fn count_connections(&self) {
+        let open = self.channels.iter().filter(|channel| channel.is_grpc && channel.is_open).count();
+        self.stats.control_plane.set(self.stats.core, ControlPlaneStat::ConnectedState, open as u64);
+    }
+
+    /// The stream of `source` ended: everything that is asked of it has failed once.
+    fn count_failures(&self, source: SourceIndex) {
+        let Some(channel) = self.channels.get(usize::from(source.0)) else { return };
+        for (kind, stats) in [(Kind::Cluster, &self.stats.clusters), (Kind::Listener, &self.stats.listeners)] {
+            let is_asked = channel.stream.subscription(kind.type_url()).is_some_and(|it| !it.is_idle());
+            if let Some(stats) = stats.as_ref().filter(|_| is_asked) {
+                self.stats.failed(stats, UpdateStat::UpdateFailure);
+            }
         }
-        self.stream.conclude(type_url, &rejections);
+        for name in channel.stream.subscription(Kind::Routes.type_url()).into_iter().flat_map(Subscription::names) {
+            if let Some(stats) = self.stats.routes.get(name) {
+                self.stats.failed(stats, UpdateStat::UpdateFailure);
+            }
+        }
+        for name in channel.stream.subscription(Kind::Endpoints.type_url()).into_iter().flat_map(Subscription::names) {
+            for stats in self.clusters.stats_of(source, name) {
+                stats.increment(self.stats.core, ClusterStat::UpdateFailure);
+                stats.increment(self.stats.core, ClusterStat::UpdateAttempt);
+            }
+        }
+    }
+
+    /// Makes a channel for each source that has none yet.
+    fn open_channels(&mut self, wildcards: &[(Kind, Asked)]) {
+        for (index, source) in self.context.sources.iter().skip(self.channels.len()) {
+            let subscription = |kind: &Kind| {
+                let wildcard = wildcards.iter().find(|(it, asked)| it == kind && asked.source == index);
+                let limit = wildcard.map_or(FETCH_TIMEOUT, |(_, asked)| asked.limit);
+                Subscription::new(kind.type_url(), source.protocol(), kind.absence_deletes(), limit)
+            };
+            let subscriptions = source.kinds().iter().map(subscription).collect();
+            let node_once = source.target().is_some_and(|target| target.node_once);
+            let is_grpc = source.target().is_some();
+            let stream = Stream::new(subscriptions, node_once);
+            self.channels.push(Channel { stream, requests: None, is_started: false, is_grpc, is_open: false });
+        }
     }
 
     /// Asks for the names that are needed now, and sends every request that is due.
     fn ask(&mut self, now: Instant, draft: &Snapshot) {
-        if let Some(subscription) = self.stream.subscription_mut(&self.types.endpoints) {
+        self.open_channels(&[]);
+        if self.clusters.take_changed() {
             let services = self.clusters.services();
-            services.iter().for_each(|(name, limit)| subscription.set_fetch_timeout(name, *limit));
-            subscription.set_names(services.into_keys(), now);
+            self.want(Kind::Endpoints, services, now);
         }
-        let needed = self.listeners.tables(draft);
-        if let Some(subscription) = self.stream.subscription_mut(&self.types.routes) {
-            let names = self.context.route_by_name.iter().filter(|(_, index)| needed.contains(index));
-            let names: Vec<&str> = names.map(|(name, _)| &**name).collect();
-            for name in &names {
-                let limit = self.context.route_fetch_timeouts.get(*name).copied().unwrap_or(FETCH_TIMEOUT);
-                subscription.set_fetch_timeout(name, limit);
+        if self.listeners.take_changed() {
+            let needed = self.listeners.tables(draft);
+            let mut tables: BTreeMap<SourceIndex, BTreeMap<Box<str>, Duration>> = BTreeMap::new();
+            for (name, _) in self.context.route_by_name.iter().filter(|(_, index)| needed.contains(index)) {
+                if let Some((asked, stat_prefix)) = self.context.route_asks.get(name) {
+                    if let Some(text) = self.stats.follow_table(name, stat_prefix) {
+                        lock(&self.records).texts.insert(text, "".into());
+                    }
+                    tables.entry(asked.source).or_default().insert(name.clone(), asked.limit);
+                }
             }
-            subscription.set_names(names, now);
+            self.want(Kind::Routes, tables, now);
         }
-        let Some(requests) = &self.requests else { return };
-        while let Some(request) = self.stream.poll_request() {
-            // Where the stream has ended, its end is on the way here.
-            let _ = requests.send(request);
+        let (listeners_warming, listeners_draining) = self.listeners.counts();
+        let waiting =
+            if self.listeners.are_warm(draft) { Vec::new() } else { self.listeners.waiting(draft, &self.context) };
+        lock(&self.records).waiting = waiting;
+        lock(&self.records).counts = records::Counts {
+            clusters_warming: self.clusters.warming_count() as u64,
+            listeners_warming: listeners_warming as u64,
+            listeners_draining: listeners_draining as u64,
+        };
+        for channel in &mut self.channels {
+            let Some(requests) = &channel.requests else { continue };
+            while let Some(request) = channel.stream.poll_request() {
+                // Where the stream has ended, its end is on the way here.
+                let _ = requests.send(request);
+            }
         }
     }
+
+    /// Makes `wanted` what is asked for of `kind`, by source.
+    fn want(&mut self, kind: Kind, mut wanted: BTreeMap<SourceIndex, BTreeMap<Box<str>, Duration>>, now: Instant) {
+        for (index, channel) in (0u16..).map(SourceIndex).zip(&mut self.channels) {
+            let Some(subscription) = channel.stream.subscription_mut(kind.type_url()) else { continue };
+            let names = wanted.remove(&index).unwrap_or_default();
+            names.iter().for_each(|(name, limit)| subscription.set_fetch_timeout(name, *limit));
+            subscription.set_names(names.keys().map(|name| &**name), now);
+        }
+    }
+}
+
+fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
+    records.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads one resource; the error names field and reason.
@@ -287,8 +514,4 @@ fn read<M: Message + Name + Default, T>(
     let problems = context.problems.take();
     let first = problems.iter().find(|problem| problem.severity == Severity::Error);
     parsed.map_err(|_| first.map_or_else(String::new, ToString::to_string))
-}
-
-fn url<M: Name>() -> String {
-    format!("type.googleapis.com/{}", M::full_name())
 }

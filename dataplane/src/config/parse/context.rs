@@ -9,6 +9,7 @@ use envoy_types::pb::google::protobuf;
 
 use super::runtime::Runtime;
 use crate::cluster::ClusterIndex;
+use crate::config::discovery::source::{Asked, Sources};
 use crate::config::reject::{Problems, Refused};
 use crate::config::snapshot::RouteIndex;
 use crate::telemetry::access_log::sink::{FlushOptions, LogSinks};
@@ -26,10 +27,10 @@ pub struct ParseContext {
     pub cluster_by_name: HashMap<Box<str>, ClusterIndex>,
     /// The place of each discovered route table in the snapshot.
     pub route_by_name: HashMap<Box<str>, RouteIndex>,
-    /// How long each of them may be missing at first. Source: Rds.config_source.
-    pub route_fetch_timeouts: HashMap<Box<str>, Duration>,
-    /// Whether there is a stream that brings resources of every kind. Source: Bootstrap.dynamic_resources.ads_config.
-    pub has_ads: bool,
+    /// Whom each of them is asked from, and the `stat_prefix` of the connection manager that named it first. Source: Rds.
+    pub route_asks: HashMap<Box<str>, (Asked, Box<str>)>,
+    /// Where resources come from that are not in the bootstrap.
+    pub sources: Sources,
     /// Whether it is an error to name a cluster that is not there. Off while reading what may come before its clusters; a route
     /// table of its own sets it. Source: RouteConfiguration.validate_clusters.
     pub validate_clusters: bool,
@@ -70,8 +71,8 @@ impl ParseContext {
             problems: Problems::default(),
             cluster_by_name: HashMap::new(),
             route_by_name: HashMap::new(),
-            route_fetch_timeouts: HashMap::new(),
-            has_ads: false,
+            route_asks: HashMap::new(),
+            sources: Sources::default(),
             validate_clusters: true,
             core_count,
             runtime: Runtime::default(),

@@ -11,6 +11,7 @@ use torus_xds::wire;
 
 use super::context::type_name;
 use super::{ParseContext, cidr, config_source, http_filters, http2_options};
+use crate::config::discovery::kind::Kind;
 use crate::config::reject::Refused;
 use crate::downstream::edge::{ClientCertDetails, ForwardClientCert};
 use crate::downstream::{
@@ -223,7 +224,9 @@ fn route_table(
 ) -> Result<RouteSource, Refused> {
     use proto::http_connection_manager::RouteSpecifier;
     match &config.route_specifier {
-        Some(RouteSpecifier::Rds(rds)) => context.within("rds", |context| discovered(rds, context)),
+        Some(RouteSpecifier::Rds(rds)) => {
+            context.within("rds", |context| discovered(rds, &config.stat_prefix, context))
+        }
         Some(RouteSpecifier::ScopedRoutes(_)) => {
             Err(context.reject("scoped_routes", "scoped routes are not there yet in this version"))
         }
@@ -243,12 +246,19 @@ fn route_table(
     }
 }
 
-/// A table that the stream of all discovery brings.
-fn discovered(rds: &proto::Rds, context: &mut ParseContext) -> Result<RouteSource, Refused> {
+/// A table that comes from elsewhere.
+fn discovered(rds: &proto::Rds, stat_prefix: &str, context: &mut ParseContext) -> Result<RouteSource, Refused> {
     let source = context.required("config_source", &rds.config_source)?;
-    let limit = context.within("config_source", |context| config_source::aggregated(source, context))?;
+    let asked = context.within("config_source", |context| config_source::parse(source, Kind::Routes, context))?;
     let name = context.non_empty("route_config_name", &rds.route_config_name)?;
-    context.route_fetch_timeouts.insert(name.into(), limit);
+    match context.route_asks.get_mut(name) {
+        None => drop(context.route_asks.insert(name.into(), (asked, stat_prefix.into()))),
+        Some((known, _)) if known.source == asked.source => *known = asked,
+        Some(_) => {
+            let reason = format!("`{name}` is asked from another source already; give one of the two another name");
+            return Err(context.reject("route_config_name", reason));
+        }
+    }
     Ok(RouteSource::Discovered(context.route_index(name)))
 }
 

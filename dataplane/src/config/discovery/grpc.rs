@@ -1,50 +1,66 @@
-//! The stream of all discovery to a control plane: connects, speaks, and connects again. What is said is decided elsewhere.
+//! A stream to a control plane, of all discovery or of one kind: connects, speaks, and connects again. What is said is decided elsewhere.
 
 use std::error::Error as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::discovery::v3 as discovery;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::google::rpc;
 use prost::{Message as _, Name as _};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
+use tonic_prost::ProstCodec;
 use torus_xds::subscription::{BackOff, Body, Protocol, Request, Resource, Response};
 use torus_xds::wire;
 
+use super::source::SourceIndex;
 use crate::config::address::Address;
 use crate::config::parse::context::type_name;
 use crate::worker::random::Random;
 
-/// Whom to ask, and how. Source: Bootstrap.dynamic_resources.ads_config.
+/// Whom to ask, and how.
 #[derive(Clone, Debug)]
-pub struct AdsPlan {
+pub struct GrpcPlan {
     /// State of the world or delta.
     pub protocol: Protocol,
-    /// The static cluster of the control plane.
-    pub cluster: Box<str>,
+    /// Of the server.
+    pub method: &'static str,
     /// Says who asks.
     pub node: core::Node,
-    /// Say so once a stream.
-    pub node_once: bool,
+}
+
+/// The method of the stream of all discovery.
+pub fn aggregated_method(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Sotw => "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+        Protocol::Delta => "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+    }
 }
 
 /// What happens on the stream.
 pub enum Event {
     /// A connection is there; requests go into this.
     Opened(mpsc::UnboundedSender<Request>),
-    /// An answer, with its type URL.
-    Received(Box<str>, Response),
+    /// An answer with its type URL, and when it came.
+    Received(Box<str>, Response, Instant),
+    /// A file that holds nothing that can be used, for this reason.
+    Unreadable(String),
     /// The stream is gone, or could not be opened, for this reason.
     Ended(String),
 }
 
 /// Keeps a stream to one of `targets`, one after the other where they fail. Ends when nobody listens to `events`.
-pub async fn run(plan: AdsPlan, targets: impl Fn() -> Vec<Address>, events: mpsc::Sender<Event>) {
+pub async fn run(
+    plan: GrpcPlan,
+    targets: impl Fn() -> Vec<Address>,
+    source: SourceIndex,
+    events: mpsc::Sender<(SourceIndex, Event)>,
+) {
     let mut back_off = BackOff::new(BACK_OFF_BASE, BACK_OFF_MAX);
     let mut random = Random::from_entropy();
     let mut turn = 0usize;
@@ -52,11 +68,11 @@ pub async fn run(plan: AdsPlan, targets: impl Fn() -> Vec<Address>, events: mpsc
         let targets = targets();
         let target = targets.get(turn.checked_rem(targets.len()).unwrap_or(0));
         let outcome = match target {
-            None => Err(format!("cluster `{}` has no endpoint", plan.cluster)),
-            Some(address) => follow(&plan, address, &events, &mut back_off).await,
+            None => Err("its cluster has no endpoint".to_owned()),
+            Some(address) => follow(&plan, address, source, &events, &mut back_off).await,
         };
         let reason = outcome.err().unwrap_or_else(|| "the server ended the stream".to_owned());
-        if events.send(Event::Ended(reason)).await.is_err() {
+        if events.send((source, Event::Ended(reason))).await.is_err() {
             return;
         }
         turn = turn.wrapping_add(1);
@@ -65,9 +81,10 @@ pub async fn run(plan: AdsPlan, targets: impl Fn() -> Vec<Address>, events: mpsc
 }
 
 async fn follow(
-    plan: &AdsPlan,
+    plan: &GrpcPlan,
     address: &Address,
-    events: &mpsc::Sender<Event>,
+    source: SourceIndex,
+    events: &mpsc::Sender<(SourceIndex, Event)>,
     back_off: &mut BackOff,
 ) -> Result<(), String> {
     let uri = match address {
@@ -84,30 +101,37 @@ async fn follow(
         let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         format!("{address}: {cause}")
     })?;
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut client = Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let failed = |status: tonic::Status| format!("{address}: {:?}: {}", status.code(), status.message());
+    client.ready().await.map_err(|error| format!("{address}: {error}"))?;
     let (requests, queue) = mpsc::unbounded_channel();
+    let tell = async |event: Event| events.send((source, event)).await.map_err(|error| error.to_string());
     // Many servers answer the call itself with their first response only, so that requests go first.
-    events.send(Event::Opened(requests)).await.map_err(|error| error.to_string())?;
+    tell(Event::Opened(requests)).await?;
     let queue = UnboundedReceiverStream::new(queue);
     let node = plan.node.clone();
-    let failed = |status: tonic::Status| format!("{address}: {:?}: {}", status.code(), status.message());
+    let method = PathAndQuery::from_static(plan.method);
     match plan.protocol {
         Protocol::Sotw => {
-            let requests = queue.map(move |request| sotw_request(request, &node));
-            let mut answers = client.stream_aggregated_resources(requests).await.map_err(failed)?.into_inner();
+            let requests = tonic::Request::new(queue.map(move |request| sotw_request(request, &node)));
+            let answers = client.streaming(requests, method, ProstCodec::default()).await.map_err(failed)?;
+            let mut answers = answers.into_inner();
             while let Some(answer) = answers.message().await.map_err(failed)? {
                 back_off.reset();
+                let received = Instant::now();
                 let (type_url, response) = sotw_response(answer);
-                events.send(Event::Received(type_url, response)).await.map_err(|error| error.to_string())?;
+                tell(Event::Received(type_url, response, received)).await?;
             }
         }
         Protocol::Delta => {
-            let requests = queue.map(move |request| delta_request(request, &node));
-            let mut answers = client.delta_aggregated_resources(requests).await.map_err(failed)?.into_inner();
+            let requests = tonic::Request::new(queue.map(move |request| delta_request(request, &node)));
+            let answers = client.streaming(requests, method, ProstCodec::default()).await.map_err(failed)?;
+            let mut answers = answers.into_inner();
             while let Some(answer) = answers.message().await.map_err(failed)? {
                 back_off.reset();
+                let received = Instant::now();
                 let (type_url, response) = delta_response(answer);
-                events.send(Event::Received(type_url, response)).await.map_err(|error| error.to_string())?;
+                tell(Event::Received(type_url, response, received)).await?;
             }
         }
     }
@@ -176,7 +200,7 @@ fn delta_response(answer: discovery::DeltaDiscoveryResponse) -> (Box<str>, Respo
 }
 
 /// A resource of a SotW answer, which may come in a wrapper that names it.
-fn unwrapped(packed: Any) -> Resource {
+pub(super) fn unwrapped(packed: Any) -> Resource {
     if type_name(&packed.type_url) == discovery::Resource::full_name()
         && let Ok(wrapper) = discovery::Resource::decode(packed.value.as_slice())
     {
