@@ -1,5 +1,7 @@
-//! HTTP/2 conformance (RFC 9113) of a gateway as `httpwg` sees it: with a reply of its own, and with one from an upstream.
+//! HTTP/2 conformance (RFC 9113) of a gateway as `httpwg` sees it: with a reply of its own, and with one from an upstream, over
+//! cleartext and over TLS.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -8,6 +10,39 @@ use torus_tests::backend::{Backend, Journal};
 use torus_tests::binaries;
 use torus_tests::ports::free_port;
 use torus_tests::proxy::{Kind, Proxy};
+
+/// A port whose connections go on over TLS, with HTTP/2 by ALPN, to the gateway at `to`: the suite speaks cleartext alone.
+fn over_tls(to: u16, chain: &str) -> u16 {
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(chain.as_bytes()).expect("PEM")).expect("a certificate");
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("a bound socket has an address").port();
+    listener.set_nonblocking(true).expect("a socket");
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+            while let Ok((mut client, _)) = listener.accept().await {
+                let connector = connector.clone();
+                tokio::spawn(async move {
+                    let gateway = tokio::net::TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], to))).await?;
+                    let name = ServerName::try_from(NAME).map_err(std::io::Error::other)?;
+                    let mut gateway = connector.connect(name, gateway).await?;
+                    tokio::io::copy_bidirectional(&mut client, &mut gateway).await
+                });
+            }
+        });
+    });
+    port
+}
+
+const NAME: &str = "gateway.test";
 
 /// How many cases the suite has in the version that `scripts/install-test-tools.sh` installs.
 const CASE_COUNT: usize = 107;
@@ -51,7 +86,26 @@ fn only_known_cases_of_the_suite_fail() {
             }] }],
         })
     };
+    let certificate = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a certificate");
+    let (chain, key) = (certificate.cert.pem(), certificate.signing_key.serialize_pem());
+    let secure = |mut listener: Value| {
+        listener["filter_chains"][0]["transport_socket"] = json!({
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": {
+                    "alpn_protocols": ["h2", "http/1.1"],
+                    "tls_certificates": [{
+                        "certificate_chain": { "inline_string": chain },
+                        "private_key": { "inline_string": key },
+                    }],
+                },
+            },
+        });
+        listener
+    };
     let (direct, forward) = (free_port(), free_port());
+    let (secure_direct, secure_forward) = (free_port(), free_port());
     let endpoint = json!({ "endpoint": { "address": address(backend.port) } });
     let assignment = json!({ "cluster_name": "http1", "endpoints": [{ "lb_endpoints": [endpoint] }] });
     let reply = json!({ "status": 200, "body": { "inline_string": "direct" } });
@@ -59,11 +113,14 @@ fn only_known_cases_of_the_suite_fail() {
         "listeners": [
             listener("direct", direct, json!({ "match": { "prefix": "/" }, "direct_response": reply })),
             listener("forward", forward, json!({ "match": { "prefix": "/" }, "route": { "cluster": "http1" } })),
+            secure(listener("secure", secure_direct, json!({ "match": { "prefix": "/" }, "direct_response": reply }))),
+            secure(listener("both", secure_forward, json!({ "match": { "prefix": "/" }, "route": { "cluster": "http1" } }))),
         ],
         "clusters": [{ "name": "http1", "type": "STATIC", "load_assignment": assignment }],
     } });
     let _proxy = Proxy::start(Kind::Torus, &bootstrap, free_port(), &[]);
-    for port in [direct, forward] {
+    let tunnels = [over_tls(secure_direct, &chain), over_tls(secure_forward, &chain)];
+    for port in [direct, forward, tunnels[0], tunnels[1]] {
         let mut command = Command::new(&suite);
         command.env("NO_COLOR", "1").env("RUST_LOG", "error");
         command.args(["--connect-timeout", "20000", "--frame-timeout", "5000", "-a"]).arg(format!("127.0.0.1:{port}"));
