@@ -438,3 +438,34 @@ fn openssl_agrees() {
     wait_for("the counter", || (proxy.stat("listener.tls.ssl.session_reused") == 1).then_some(()));
     assert_eq!(proxy.stat("listener.mutual.ssl.session_reused"), 0);
 }
+
+#[test]
+fn certificates_follow_their_files() {
+    let proxy = Proxy::start();
+    let folder = proxy.folder.path().to_owned();
+    let reaches = |root: &str| {
+        let output = proxy.curl(0, "a.example.com", "/", &["--cacert", root]);
+        output.status.success() && output.stdout == "x".repeat(4_000).as_bytes()
+    };
+    assert!(reaches("root.pem"));
+    // The new one comes by rename, as from a mounted secret.
+    let next = tempfile::tempdir().unwrap();
+    certificates(next.path(), "newer", &[("a", "a.example.com", "spiffe://mesh/newer")]);
+    std::fs::copy(next.path().join("newer.pem"), folder.join("newer.pem")).unwrap();
+    for file in ["a.key", "a.pem"] {
+        std::fs::copy(next.path().join(file), folder.join("moving")).unwrap();
+        std::fs::rename(folder.join("moving"), folder.join(file)).unwrap();
+    }
+    wait_for("the new certificate", || reaches("newer.pem").then_some(()));
+    assert!(!reaches("root.pem"));
+    assert!(proxy.stat("listener.tls.ssl.certificates_reloaded") >= 1);
+    // One that cannot be used changes nothing.
+    let failed = || proxy.stat("listener.tls.ssl.certificates_reload_failed");
+    let before = failed();
+    std::fs::write(folder.join("a.pem"), "no certificate").unwrap();
+    wait_for("the refusal", || (failed() > before).then_some(()));
+    assert!(reaches("newer.pem"));
+    // And it serves again once it is whole.
+    std::fs::copy(next.path().join("a.pem"), folder.join("a.pem")).unwrap();
+    wait_for("the certificate again", || reaches("newer.pem").then_some(()));
+}

@@ -5,8 +5,6 @@
 //! cannot be read or used leaves the endpoints as they are. The first outcome, whatever it is, ends the cluster's warming, and so does
 //! `initial_fetch_timeout`.
 
-pub(crate) mod file;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,12 +17,12 @@ use prost::{Message as _, Name as _};
 use torus_xds::subscription::{Protocol, Rejection, Resource, Response, Subscription};
 use torus_xds::{MessageType, Source, UnknownFields, wire};
 
-use self::file::WatchedFile;
 use super::{Cluster, ClusterIndex};
 use crate::config::discovery::source::SourceIndex;
 use crate::config::ledger;
 use crate::config::parse::ParseContext;
 use crate::config::parse::context::type_name;
+use crate::config::watched_file::WatchedFile;
 use crate::telemetry::counters::Core;
 use crate::telemetry::names::ClusterStat;
 

@@ -14,3 +14,4 @@ pub mod publish;
 pub mod reject;
 pub mod snapshot;
 pub mod thread;
+pub mod watched_file;

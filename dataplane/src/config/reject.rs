@@ -140,6 +140,12 @@ impl Problems {
         std::mem::take(&mut self.found)
     }
 
+    /// The first error as one line; empty where there is none.
+    pub fn first_error(&self) -> String {
+        let first = self.found.iter().find(|problem| problem.severity == Severity::Error);
+        first.map_or_else(String::new, ToString::to_string)
+    }
+
     fn report(&mut self, field: &str, reason: String, suggestion: Option<&str>, severity: Severity) {
         let mut path = self.here.clone();
         if !field.is_empty() {

@@ -30,6 +30,7 @@ use super::discovery::grpc::{self, Event, GrpcPlan};
 use super::discovery::source::{Source, SourceIndex};
 use super::discovery::{self, Discovery, Followed, file};
 use super::lifecycle::Lifecycle;
+use super::parse::ParseContext;
 use super::publish::Publisher;
 use super::snapshot::Snapshot;
 use crate::admin::{Admin, AdminSocket, Command, Facts, server};
@@ -182,6 +183,7 @@ impl ConfigThread {
         let mut stats_tick = ticks(self.stats_flush_interval);
         let mut log_tick = ticks(turns.admin.log_sinks.flush_interval());
         let mut watchdog_tick = ticks(watchdog::CHECK_INTERVAL);
+        let mut files_tick = ticks(FILES_CHECK_INTERVAL);
         let mut drain_tick = ticks(DRAIN_CHECK_INTERVAL);
         loop {
             let stop_at = turns.listeners_stop_at.map(|(at, _)| at);
@@ -228,6 +230,7 @@ impl ConfigThread {
                 _ = stats_tick.tick() => turns.flush_stats(),
                 _ = log_tick.tick() => turns.admin.flush_logs(),
                 _ = watchdog_tick.tick() => turns.check_threads(),
+                _ = files_tick.tick() => turns.follow_files(),
                 _ = drain_tick.tick(), if turns.drain_deadline.is_some() => {
                     if let Some(ending) = turns.drain_state() {
                         return Ok(turns.end(ending));
@@ -464,6 +467,31 @@ impl Turns {
     }
 
     /// Looks at the workers, and at how late this thread itself is.
+    /// Has certificates read again whose files have changed.
+    fn follow_files(&self) {
+        let registry = &self.admin.registry;
+        let core_count = registry.core_count();
+        let context = || ParseContext { registry: registry.clone(), ..ParseContext::new(core_count) };
+        let tell = |whose: &str, name: &str, followed: Option<Result<(), String>>| match followed {
+            None => {}
+            Some(Ok(())) => tracing::info!(target: "config", "{whose} `{name}`: certificates were read again"),
+            Some(Err(fault)) => {
+                tracing::error!(target: "config", "{whose} `{name}`: certificates stay as they were: {fault}");
+            }
+        };
+        let snapshot = self.publisher.current();
+        for listener in &snapshot.listeners {
+            for tls in listener.chains.iter().filter_map(|chain| chain.tls.as_ref()) {
+                tell("listener", &listener.name, tls.follow_files(context));
+            }
+        }
+        for (_, cluster) in snapshot.live_clusters() {
+            if let Some(tls) = &cluster.tls {
+                tell("cluster", &cluster.name, tls.follow_files(context));
+            }
+        }
+    }
+
     fn check_threads(&mut self) {
         if self.discovery.as_ref().is_some_and(Discovery::is_draining) {
             self.forget_unused();
@@ -663,6 +691,8 @@ const EVENTS_AT_ONCE: usize = 64;
 const SETTLE_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 /// How long changes of endpoints are gathered before they are published together.
 const UPDATES_GATHER: Duration = Duration::from_millis(2);
+/// How often files of certificates are looked at.
+const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a process that leaves looks whether it is drained.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 

@@ -202,6 +202,9 @@ impl Connection {
                 if matches!(error, TlsError::Late) {
                     listener.stats.increment(core.core, ListenerStat::DownstreamCxTransportSocketConnectTimeout);
                 }
+                if let NetworkFilter::Tcp(proxy) = &chain.terminal {
+                    proxy.log_failed_handshake(core, self, &error);
+                }
                 tracing::debug!(
                     target: "connection",
                     "listener `{}`: TLS with {} failed: {error}", listener.name, self.info.direct_remote

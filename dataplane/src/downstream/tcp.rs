@@ -13,16 +13,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use torus_codec::HeaderMap;
 use torus_ring::Nanos;
 use xxhash_rust::xxh64::xxh64;
 
 use super::connection::{Connection, Rest};
 use crate::cluster::ClusterIndex;
 use crate::cluster::circuit_breaker::Priority;
+use crate::exchange::attempt::connect_failure;
 use crate::exchange::core_state::CoreState;
 use crate::filter::network::ConnectionFilter;
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::Stats;
+use crate::telemetry::format::{FormatContext, LogType};
 use crate::telemetry::names::{ClusterStat, TcpStat};
+use crate::telemetry::stream_info::{ResponseFlag, StreamInfo};
+use crate::tls::TlsError;
 use crate::transport::Transport;
 use crate::upstream::{AcquireError, Lease, UpstreamStream};
 
@@ -42,6 +48,8 @@ pub struct TcpProxy {
     pub duration_max: Option<Duration>,
     /// Endpoints tried before a connection is given up.
     pub connect_attempts_max: u32,
+    /// Where connections are logged when they end.
+    pub access_logs: Vec<AccessLog>,
 }
 
 /// A share of the connections.
@@ -75,25 +83,75 @@ impl TcpProxy {
     /// Serves the connection to its end; what becomes of it.
     pub async fn serve(&self, core: &Rc<CoreState>, connection: &mut Connection) -> Rest {
         self.stats.increment(core.core, TcpStat::DownstreamCxTotal);
-        let rest = match self.connect(core, connection).await {
+        let mut info = StreamInfo::default();
+        let mut moved = (0, 0);
+        let rest = match self.connect(core, connection, &mut info).await {
             Some(mut lease) => match lease.stream() {
                 Some(UpstreamStream::Http1(upstream)) => {
-                    let (rest, by_endpoint) = self.pass(core, connection, &mut upstream.socket).await;
-                    upstream.is_closed_by_peer = by_endpoint;
-                    rest
+                    info.upstream_local.clone_from(&upstream.local);
+                    info.upstream_connection_id = upstream.id;
+                    info.upstream_tls = upstream.socket.tls().cloned();
+                    let passed = self.pass(core, connection, &mut upstream.socket).await;
+                    upstream.is_closed_by_peer = passed.by_endpoint;
+                    info.upstream_wire_bytes_received = upstream.socket.bytes_received();
+                    info.upstream_wire_bytes_sent = upstream.socket.bytes_sent();
+                    moved = passed.moved;
+                    passed.flag.into_iter().for_each(|flag| info.flags.set(flag));
+                    passed.rest
                 }
                 Some(UpstreamStream::Http2(_)) | None => Rest::Close,
             },
             None => Rest::Close,
         };
-        let socket = &connection.client.socket;
-        self.stats.add(core.core, TcpStat::DownstreamCxRxBytesTotal, socket.bytes_received());
-        self.stats.add(core.core, TcpStat::DownstreamCxTxBytesTotal, socket.bytes_sent());
+        self.stats.add(core.core, TcpStat::DownstreamCxRxBytesTotal, moved.0);
+        self.stats.add(core.core, TcpStat::DownstreamCxTxBytesTotal, moved.1);
+        (info.body_bytes_received, info.body_bytes_sent) = moved;
+        self.log(core, connection, info);
         rest
     }
 
+    /// Logs a connection whose handshake failed.
+    pub fn log_failed_handshake(&self, core: &CoreState, connection: &Connection, error: &TlsError) {
+        self.log(
+            core,
+            connection,
+            StreamInfo { downstream_transport_failure: error.reason(), ..StreamInfo::default() },
+        );
+    }
+
+    fn log(&self, core: &CoreState, connection: &Connection, mut info: StreamInfo) {
+        if self.access_logs.is_empty() {
+            return;
+        }
+        let lasted = core.ring.now().since(connection.opened_at);
+        let from = &connection.info;
+        info.start = core.wall().checked_sub(lasted);
+        info.complete = Some(lasted);
+        info.stream_id = core.next_stream_id();
+        info.connection_id = from.id;
+        info.downstream_wire_bytes_received = connection.client.socket.bytes_received();
+        info.downstream_wire_bytes_sent = connection.client.socket.bytes_sent();
+        info.downstream_local = Some(from.local.clone());
+        info.downstream_direct_remote = Some(from.direct_remote.clone());
+        info.downstream_remote = Some(from.remote.clone());
+        info.downstream_tls.clone_from(&from.tls);
+        info.inspected_name.clone_from(&from.inspected_name);
+        info.listener_name.push_str(&connection.listener.name);
+        if let Some(chain) = connection.listener.chain(from.chain) {
+            info.filter_chain_name.push_str(&chain.name);
+        }
+        let request = HeaderMap::default();
+        let now = core.wall();
+        let context = FormatContext { log_type: LogType::TcpConnectionEnd, now, ..FormatContext::new(&info, &request) };
+        let random = core.random.borrow_mut().next_u64();
+        let mut buffers = core.log_buffers.borrow_mut();
+        for log in &self.access_logs {
+            log.log(&mut buffers, &context, random);
+        }
+    }
+
     /// A connection to an endpoint, after as many attempts as allowed.
-    async fn connect(&self, core: &Rc<CoreState>, connection: &Connection) -> Option<Lease> {
+    async fn connect(&self, core: &Rc<CoreState>, connection: &Connection, info: &mut StreamInfo) -> Option<Lease> {
         let draw = core.random.borrow_mut().below(self.weight_total.max(1));
         let snapshot = core.snapshot();
         let chain = connection.listener.chain(connection.info.chain);
@@ -108,8 +166,10 @@ impl TcpProxy {
         drop(snapshot);
         let Some((index, cluster)) = found else {
             self.stats.increment(core.core, TcpStat::DownstreamCxNoRoute);
+            info.flags.set(ResponseFlag::NoClusterFound);
             return None;
         };
+        info.cluster_name.push_str(&cluster.shown_name);
         let client = connection.info.remote.ip().filter(|_| self.hash_source_ip);
         let hash = client.map(|address| xxh64(address.ip().to_string().as_bytes(), 0));
         for _ in 0..self.connect_attempts_max {
@@ -124,26 +184,39 @@ impl TcpProxy {
             };
             let Some(mut chosen) = chosen else {
                 cluster.stats.increment(core.core, ClusterStat::UpstreamCxNoneHealthy);
+                info.flags.set(ResponseFlag::NoHealthyUpstream);
                 return None;
             };
             chosen.preamble = cluster.proxy_protocol.as_ref().map(|header| header.header(&connection.info));
+            info.attempt_count += 1;
+            info.upstream_host = Some(chosen.address.clone());
             match core.pools.acquire_whole(&chosen, Priority::Default).await {
                 Ok(lease) => return Some(lease),
                 Err(AcquireError::Connect(error)) => {
                     tracing::debug!(target: "connection", "{} was not reached: {error}", chosen.address);
+                    info.upstream_transport_failure.clear();
+                    // Logs of connections have no blanks in it (as in Envoy).
+                    info.upstream_transport_failure.push_str(&connect_failure(&error).replace(' ', "_"));
+                    info.flags.set(ResponseFlag::UpstreamConnectionFailure);
                 }
-                Err(AcquireError::ConnectTimeout | AcquireError::HostGone) => {}
+                Err(AcquireError::ConnectTimeout | AcquireError::HostGone) => {
+                    info.flags.set(ResponseFlag::UpstreamConnectionFailure);
+                }
                 // A full breaker does not empty by asking again.
-                Err(AcquireError::PendingOverflow | AcquireError::RequestOverflow) => return None,
+                Err(AcquireError::PendingOverflow | AcquireError::RequestOverflow) => {
+                    info.flags.set(ResponseFlag::UpstreamOverflow);
+                    return None;
+                }
             }
         }
         cluster.stats.increment(core.core, ClusterStat::UpstreamCxConnectAttemptsExceeded);
+        info.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
         None
     }
 
     /// Passes bytes both ways until both sides have ended, a limit is reached or the listener has drained; whether the endpoint
     /// was what ended it, as the one that ended last or broke.
-    async fn pass(&self, core: &CoreState, connection: &mut Connection, upstream: &mut Transport) -> (Rest, bool) {
+    async fn pass(&self, core: &CoreState, connection: &mut Connection, upstream: &mut Transport) -> Passed {
         let listener = Rc::clone(&connection.listener);
         let client = &mut connection.client.socket;
         let (mut up, mut down) = (Direction::default(), Direction::default());
@@ -159,7 +232,7 @@ impl TcpProxy {
         if let Some(at) = set_for {
             timer.set(at);
         }
-        poll_fn(|cx| {
+        let ended = poll_fn(|cx| {
             let now = core.ring.now();
             let before = (up.chunks, down.chunks);
             let (sent, received) = (up.poll(client, upstream, cx), down.poll(upstream, client, cx));
@@ -167,40 +240,58 @@ impl TcpProxy {
                 last_byte = now;
             }
             match (sent, received) {
-                (Poll::Ready(Err(broken)), _) => return Poll::Ready((Rest::Abort, broken == Broken::To)),
-                (_, Poll::Ready(Err(broken))) => return Poll::Ready((Rest::Abort, broken == Broken::From)),
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready((Rest::Gone, !endpoint_ended_first)),
+                (Poll::Ready(Err(broken)), _) => return Poll::Ready((Rest::Abort, broken == Broken::To, None)),
+                (_, Poll::Ready(Err(broken))) => return Poll::Ready((Rest::Abort, broken == Broken::From, None)),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                    return Poll::Ready((Rest::Gone, !endpoint_ended_first, None));
+                }
                 (Poll::Pending, Poll::Ready(Ok(()))) => endpoint_ended_first = true,
                 _ => {}
             }
             // The worker wakes this task when that is so.
             if core.lifecycle.drain_time_is_over(&listener) {
-                return Poll::Ready((Rest::Close, false));
+                return Poll::Ready((Rest::Close, false, None));
             }
             while set_for.is_some() && timer.poll_expired(cx).is_ready() {
                 if ends_at.is_some_and(|at| at <= now) {
                     self.stats.increment(core.core, TcpStat::MaxDownstreamConnectionDuration);
-                    return Poll::Ready((Rest::Close, false));
+                    return Poll::Ready((Rest::Close, false, Some(ResponseFlag::DurationTimeout)));
                 }
                 set_for = due(last_byte);
                 match set_for {
                     Some(at) if at > now => timer.set(at),
                     _ => {
                         self.stats.increment(core.core, TcpStat::IdleTimeout);
-                        return Poll::Ready((Rest::Close, false));
+                        return Poll::Ready((Rest::Close, false, None));
                     }
                 }
             }
             Poll::Pending
         })
-        .await
+        .await;
+        let (rest, by_endpoint, flag) = ended;
+        let is_reset = rest == Rest::Abort && by_endpoint;
+        let flag = flag.or_else(|| is_reset.then_some(ResponseFlag::UpstreamRemoteReset));
+        Passed { rest, by_endpoint, flag, moved: (up.bytes, down.bytes) }
     }
+}
+
+/// How the bytes of a connection came to their end.
+struct Passed {
+    rest: Rest,
+    /// The endpoint ended last, or broke.
+    by_endpoint: bool,
+    /// What went wrong, if something did.
+    flag: Option<ResponseFlag>,
+    /// Bytes from the client and to it.
+    moved: (u64, u64),
 }
 
 /// The bytes of one side.
 #[derive(Default)]
 struct Direction {
     chunks: u64,
+    bytes: u64,
     has_ended: bool,
 }
 
@@ -219,6 +310,7 @@ impl Direction {
             match ready!(from.poll_recv(cx)).map_err(|_| Broken::From)? {
                 Some(chunk) => {
                     self.chunks += 1;
+                    self.bytes += chunk.len() as u64;
                     to.write(chunk);
                 }
                 None => {
@@ -251,6 +343,7 @@ mod tests {
             idle_timeout: None,
             duration_max: None,
             connect_attempts_max: 1,
+            access_logs: Vec::new(),
         };
         let drawn: Vec<_> = (0..5).map(|draw| proxy.cluster(draw).cloned()).collect();
         assert_eq!(drawn, [Some(target(0)), Some(target(2)), Some(target(2)), Some(target(2)), None]);

@@ -93,11 +93,15 @@ impl Failure {
 
     /// Why the connection could not be made, for instance `delayed connect error: Connection refused`.
     pub(super) fn transport_failure(&self) -> Option<String> {
-        let error = self.error.as_ref()?;
-        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
-            return Some(format!("TLS_error:|{tls}:TLS_error_end"));
-        }
-        Some(format!("delayed connect error: {}", system_error_text(error)))
+        self.error.as_ref().map(connect_failure)
+    }
+}
+
+/// Why a connection to an endpoint could not be made, for instance `delayed connect error: Connection refused`.
+pub fn connect_failure(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
+        Some(tls) => tls.reason(),
+        None => format!("delayed connect error: {}", system_error_text(error)),
     }
 }
 

@@ -234,6 +234,7 @@ impl Exchange {
         info.downstream_direct_remote = Some(scope.connection.direct_remote.clone());
         info.downstream_remote = Some(scope.connection.remote.clone());
         info.downstream_tls = scope.connection.tls.clone();
+        info.inspected_name.clone_from(&scope.connection.inspected_name);
         info.listener_name.push_str(&scope.listener.name);
         if let Some(chain) = scope.listener.chain(scope.connection.chain) {
             info.filter_chain_name.push_str(&chain.name);

@@ -145,6 +145,8 @@ stat_group! {
         FailVerifyError = Counter "fail_verify_error",
         FailVerifyNoCert = Counter "fail_verify_no_cert",
         FailVerifySan = Counter "fail_verify_san",
+        CertificatesReloaded = Counter "certificates_reloaded" late,
+        CertificatesReloadFailed = Counter "certificates_reload_failed" late,
         Handshake = Counter "handshake",
         NoCertificate = Counter "no_certificate",
         OcspStapleFailed = Counter "ocsp_staple_failed",

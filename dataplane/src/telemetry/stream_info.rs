@@ -87,6 +87,10 @@ pub struct StreamInfo {
     pub downstream_direct_remote: Option<Address>,
     /// Our end of the client's socket.
     pub downstream_local: Option<Address>,
+    /// The server name that tls_inspector saw, for connections whose TLS does not end here.
+    pub inspected_name: Option<Arc<str>>,
+    /// Why the handshake with the client failed.
+    pub downstream_transport_failure: String,
     /// TLS with the client.
     pub downstream_tls: Option<Arc<TlsInfo>>,
     /// TLS with the upstream of the last attempt.

@@ -1,33 +1,44 @@
 //! TLS that begins here: what a cluster asks of its endpoints.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection};
 use torus_ring::{Ring, Socket};
 
 use super::identity::Identity;
+use super::parse::parse_client;
+use super::reload::Reload;
 use super::server::{Certificate, count_failure, count_handshake};
 use super::session::{TlsError, TlsSession};
 use super::validate::{ServerVerifier, Validation};
+use crate::config::parse::ParseContext;
 use crate::telemetry::counters::{Core, Stats};
 use crate::telemetry::names::TlsStat;
 use crate::transport::TlsInfo;
 
 /// An UpstreamTlsContext, compiled. Its sessions are resumed by no other one, and by none of its other versions.
 pub struct ClientTls {
-    http1: Arc<ClientConfig>,
-    http2: Arc<ClientConfig>,
+    /// Read once a handshake, replaced when certificates change.
+    current: RwLock<Arc<Current>>,
+    reload: Option<Reload<UpstreamTlsContext>>,
     /// The server name to ask for.
     name: Option<ServerName<'static>>,
     /// The endpoint's host name is the server name where it has one.
     host_name: bool,
-    local: Option<Arc<Identity>>,
-    proves_identity: bool,
     /// `cluster.<name>.ssl.`
     pub stats: Arc<Stats<TlsStat>>,
+}
+
+/// What new handshakes use.
+struct Current {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    local: Option<Arc<Identity>>,
+    proves_identity: bool,
 }
 
 /// What a [`ClientTls`] is made of.
@@ -78,14 +89,45 @@ impl ClientTls {
             let configured = offering(parts.alpn);
             (Arc::clone(&configured), configured)
         };
+        let current = Current { http1, http2, local, proves_identity };
         Ok(Self {
-            http1,
-            http2,
+            current: RwLock::new(Arc::new(current)),
+            reload: None,
             name: parts.name,
             host_name: parts.host_name,
-            local,
-            proves_identity,
             stats: parts.stats,
+        })
+    }
+
+    /// The same, compiled again when a file of `config` changes.
+    pub(super) fn following_files(mut self, config: &UpstreamTlsContext, stat_prefix: &str) -> Self {
+        let common = config.common_tls_context.as_ref();
+        self.reload = common.and_then(|common| Reload::new(config.clone(), common, stat_prefix));
+        self
+    }
+
+    /// Gives new handshakes what `newer` has; its sessions are its own.
+    pub fn replace(&self, newer: Self) {
+        let newer = newer.current.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = newer;
+    }
+
+    /// As [`super::ServerTls::follow_files`].
+    pub fn follow_files(&self, context: impl FnOnce() -> ParseContext) -> Option<Result<(), String>> {
+        let reload = self.reload.as_ref().filter(|reload| reload.is_due())?;
+        let mut context = context();
+        let parsed = parse_client(&reload.config, &reload.stat_prefix, &mut context);
+        let core = context.registry.config_core();
+        Some(match parsed {
+            Ok(newer) => {
+                self.replace(newer);
+                self.stats.increment(core, TlsStat::CertificatesReloaded);
+                Ok(())
+            }
+            Err(_) => {
+                self.stats.increment(core, TlsStat::CertificatesReloadFailed);
+                Err(context.problems.first_error())
+            }
         })
     }
 
@@ -108,10 +150,11 @@ impl ClientTls {
             ServerName::DnsName(name) => Some(Arc::from(name.as_ref())),
             _ => None,
         };
-        let config = if http2 { &self.http2 } else { &self.http1 };
+        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let config = if http2 { &current.http2 } else { &current.http1 };
         let connection = ClientConnection::new(Arc::clone(config), name).map_err(TlsError::Protocol)?;
-        let mut session = TlsSession::new(socket, ring, Connection::Client(connection), self.proves_identity);
-        session.set_local(self.local.clone());
+        let mut session = TlsSession::new(socket, ring, Connection::Client(connection), current.proves_identity);
+        session.set_local(current.local.clone());
         session.set_server_name(asked);
         Ok(session)
     }

@@ -4,6 +4,7 @@ pub mod client;
 pub mod identity;
 pub mod names;
 mod parse;
+mod reload;
 pub mod server;
 pub mod session;
 #[cfg(test)]

@@ -59,6 +59,7 @@ pub fn parse_server(
         prefer_client_ciphers: config.prefer_client_ciphers,
         stats: context.registry.group(&format!("{stat_prefix}ssl.")),
     })
+    .map(|tls| tls.following_files(config, stat_prefix))
     .map_err(|error| context.reject("", error.to_string()))
 }
 
@@ -113,6 +114,7 @@ pub fn parse_client(
         session_count_max,
         stats: context.registry.group(&format!("{stat_prefix}ssl.")),
     })
+    .map(|tls| tls.following_files(config, stat_prefix))
     .map_err(|error| context.reject("", error.to_string()))
 }
 

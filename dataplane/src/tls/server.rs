@@ -1,17 +1,21 @@
 //! TLS that ends here: what a filter chain offers to clients.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{Connection, ServerConfig, ServerConnection};
 use torus_ring::{Ring, Socket};
 
 use super::identity::{Identity, dns_name_matches};
+use super::parse::parse_server;
+use super::reload::Reload;
 use super::session::{CertificateFault, TlsError, TlsSession};
 use super::validate::{ClientVerifier, Validation};
+use crate::config::parse::ParseContext;
 use crate::telemetry::counters::{Core, Stats};
 use crate::telemetry::names::TlsStat;
 use crate::transport::TlsInfo;
@@ -21,10 +25,17 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A DownstreamTlsContext, compiled. Its tickets open no session of another one, and none of its older versions.
 pub struct ServerTls {
-    config: Arc<ServerConfig>,
-    proves_identity: bool,
+    /// Read once a handshake, replaced when certificates change.
+    current: RwLock<Arc<Current>>,
+    reload: Option<Reload<DownstreamTlsContext>>,
     /// `listener.<address>.ssl.`
     pub stats: Arc<Stats<TlsStat>>,
+}
+
+/// What new handshakes get.
+struct Current {
+    config: Arc<ServerConfig>,
+    proves_identity: bool,
 }
 
 /// What a [`ServerTls`] is made of.
@@ -72,18 +83,54 @@ impl ServerTls {
         config.ignore_client_order = !parts.prefer_client_ciphers;
         // State of sessions is kept by clients alone, so that this side's memory is bounded.
         config.session_storage = Arc::new(NoServerSessionStorage {});
+        // A client needs one for its next connection, which brings another one.
+        config.send_tls13_tickets = 1;
         if parts.tickets {
             config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
         } else {
             config.send_tls13_tickets = 0;
         }
-        Ok(Self { config: Arc::new(config), proves_identity, stats: parts.stats })
+        let current = Current { config: Arc::new(config), proves_identity };
+        Ok(Self { current: RwLock::new(Arc::new(current)), reload: None, stats: parts.stats })
+    }
+
+    /// The same, compiled again when a file of `config` changes.
+    pub(super) fn following_files(mut self, config: &DownstreamTlsContext, stat_prefix: &str) -> Self {
+        let common = config.common_tls_context.as_ref();
+        self.reload = common.and_then(|common| Reload::new(config.clone(), common, stat_prefix));
+        self
+    }
+
+    /// Gives new handshakes what `newer` has. Sessions of before are not resumed, for their keys are gone.
+    pub fn replace(&self, newer: Self) {
+        let newer = newer.current.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = newer;
+    }
+
+    /// Reads its files again where one has changed: `None` where none has, the fault where what they hold cannot be used.
+    pub fn follow_files(&self, context: impl FnOnce() -> ParseContext) -> Option<Result<(), String>> {
+        let reload = self.reload.as_ref().filter(|reload| reload.is_due())?;
+        let mut context = context();
+        let parsed = parse_server(&reload.config, &reload.stat_prefix, &mut context);
+        let core = context.registry.config_core();
+        Some(match parsed {
+            Ok(newer) => {
+                self.replace(newer);
+                self.stats.increment(core, TlsStat::CertificatesReloaded);
+                Ok(())
+            }
+            Err(_) => {
+                self.stats.increment(core, TlsStat::CertificatesReloadFailed);
+                Err(context.problems.first_error())
+            }
+        })
     }
 
     /// Begins a handshake as the server.
     pub fn accept(&self, socket: Socket, ring: &Ring) -> Result<TlsSession, TlsError> {
-        let connection = ServerConnection::new(Arc::clone(&self.config)).map_err(TlsError::Protocol)?;
-        Ok(TlsSession::new(socket, ring, Connection::Server(connection), self.proves_identity))
+        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let connection = ServerConnection::new(Arc::clone(&current.config)).map_err(TlsError::Protocol)?;
+        Ok(TlsSession::new(socket, ring, Connection::Server(connection), current.proves_identity))
     }
 
     /// Counts a completed handshake.

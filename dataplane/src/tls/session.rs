@@ -39,6 +39,11 @@ pub enum TlsError {
 }
 
 impl TlsError {
+    /// As Envoy's logs frame it: the words of the TLS library between marks.
+    pub fn reason(&self) -> String {
+        format!("TLS_error:|{self}:TLS_error_end")
+    }
+
     /// Whether the peer's certificate, or the lack of one, is the reason.
     pub fn certificate(&self) -> Option<CertificateFault> {
         match self {

@@ -14,7 +14,7 @@ use torus_xds::{Diagnostic, MessageType, Source, UnknownFields};
 use super::grpc::{Event, unwrapped};
 use super::kind::Kind;
 use super::source::SourceIndex;
-use crate::cluster::eds::file::WatchedFile;
+use crate::config::watched_file::WatchedFile;
 
 /// Follows the file at `path`. Ends when nobody listens to `events`.
 pub async fn run(

@@ -9,6 +9,7 @@ use proto::tcp_proxy::ClusterSpecifier;
 use super::ParseContext;
 use crate::config::reject::Refused;
 use crate::downstream::tcp::{TcpProxy, TcpTarget, WeightedCluster};
+use crate::telemetry::access_log::AccessLog;
 
 /// Compiles `config`.
 pub fn parse(config: &proto::TcpProxy, context: &mut ParseContext) -> Result<TcpProxy, Refused> {
@@ -28,6 +29,7 @@ pub fn parse(config: &proto::TcpProxy, context: &mut ParseContext) -> Result<Tcp
     if config.hash_policy.len() > 1 {
         let _ = context.reject("hash_policy", "must hold at most one policy");
     }
+    let access_logs = context.each("access_log", &config.access_log, AccessLog::parse);
     context.problems.clean_since(start)?;
     let clusters = clusters?;
     Ok(TcpProxy {
@@ -41,6 +43,7 @@ pub fn parse(config: &proto::TcpProxy, context: &mut ParseContext) -> Result<Tcp
         idle_timeout: idle_timeout?,
         duration_max: duration_max?,
         connect_attempts_max,
+        access_logs: access_logs?,
     })
 }
 

@@ -71,12 +71,14 @@ pub enum LogType {
     DownstreamPeriodic,
     /// A request ended.
     DownstreamEnd,
+    /// A connection of the TCP proxy ended.
+    TcpConnectionEnd,
 }
 
 impl LogType {
     /// The type that Envoy calls `name`; kinds that a proxy without TCP and UDP listeners never meets count as `NotSet`.
     pub fn from_name(name: &str) -> Self {
-        let all = [Self::DownstreamStart, Self::DownstreamPeriodic, Self::DownstreamEnd];
+        let all = [Self::DownstreamStart, Self::DownstreamPeriodic, Self::DownstreamEnd, Self::TcpConnectionEnd];
         all.into_iter().find(|kind| kind.name() == name).unwrap_or_default()
     }
 
@@ -87,6 +89,7 @@ impl LogType {
             Self::DownstreamStart => "DownstreamStart",
             Self::DownstreamPeriodic => "DownstreamPeriodic",
             Self::DownstreamEnd => "DownstreamEnd",
+            Self::TcpConnectionEnd => "TcpConnectionEnd",
         }
     }
 }

@@ -121,6 +121,7 @@ pub(super) enum Text {
     UpstreamHostName,
     UpstreamHostNameWithoutPort,
     UpstreamTransportFailure,
+    DownstreamTransportFailure,
     UpstreamDetectedCloseType,
     FilterChainName,
     ListenerName,
@@ -259,7 +260,8 @@ impl Operator {
                 let known = if *original { Known::XEnvoyOriginalHost } else { Known::Authority };
                 let host_name = || context.request.get_known(known).map(host_without_port);
                 let tls = context.info.downstream_tls.as_deref();
-                let name = || tls.and_then(|tls| tls.server_name.as_deref()).map(str::as_bytes);
+                let inspected = context.info.inspected_name.as_deref();
+                let name = || tls.and_then(|tls| tls.server_name.as_deref()).or(inspected).map(str::as_bytes);
                 out.extend_from_slice(match host {
                     HostOrName::NameOnly => name()?,
                     HostOrName::NameFirst => name().or_else(host_name)?,
@@ -346,6 +348,7 @@ impl Text {
             Self::UpstreamHostName => return write_host_name(info, false, out),
             Self::UpstreamHostNameWithoutPort => return write_host_name(info, true, out),
             Self::UpstreamTransportFailure => non_empty(&info.upstream_transport_failure)?,
+            Self::DownstreamTransportFailure => non_empty(&info.downstream_transport_failure)?,
             Self::UpstreamDetectedCloseType => {
                 info.upstream_host.as_ref()?;
                 "Normal"

@@ -377,6 +377,7 @@ fn plain(name: &str) -> Option<Operator> {
         "DOWNSTREAM_REMOTE_PORT" => port(Which::DownstreamRemote),
         "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => address(Which::DownstreamDirectRemote),
         "DOWNSTREAM_DIRECT_REMOTE_PORT" => port(Which::DownstreamDirectRemote),
+        "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => Operator::Text(Text::DownstreamTransportFailure),
         "UPSTREAM_TRANSPORT_FAILURE_REASON" => Operator::Text(Text::UpstreamTransportFailure),
         "UPSTREAM_DETECTED_CLOSE_TYPE" => Operator::Text(Text::UpstreamDetectedCloseType),
         "DOWNSTREAM_DETECTED_CLOSE_TYPE" => Operator::Constant("Normal".into()),
@@ -406,7 +407,6 @@ fn host_name() -> String {
 
 /// Known, and never with a value in this version.
 const ABSENT: &[&str] = &[
-    "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
     "DOWNSTREAM_LOCAL_CLOSE_REASON",
     "UPSTREAM_LOCAL_CLOSE_REASON",
     "UPSTREAM_SERVER_NAME",

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 /// A file that is looked at again and again.
-pub(crate) struct WatchedFile {
+pub struct WatchedFile {
     path: PathBuf,
     /// What was read last.
     read: Option<Identity>,
@@ -23,13 +23,14 @@ struct Identity {
 }
 
 impl WatchedFile {
-    pub(crate) fn new(path: PathBuf) -> Self {
+    /// One that was not looked at yet.
+    pub fn new(path: PathBuf) -> Self {
         Self { path, read: None, seen: None }
     }
 
     /// Whether there is something new to read: a file that was not read yet and has stood still since the last look. The first look
     /// does not wait. A file that is gone is no change.
-    pub(crate) fn has_changed(&mut self) -> bool {
+    pub fn has_changed(&mut self) -> bool {
         let found = std::fs::metadata(&self.path).ok().map(|metadata| Identity::of(&metadata));
         let stands_still = self.read.is_none() || self.seen == found;
         self.seen = found;
