@@ -35,8 +35,12 @@ impl<C> Reload<C> {
     /// Whether a file has changed since the last call.
     pub(super) fn is_due(&self) -> bool {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        // Each one is looked at, for each remembers what it saw.
-        files.iter_mut().fold(false, |due, file| file.has_changed() || due)
+        let mut is_due = false;
+        for file in files.iter_mut() {
+            // Each one is looked at, for each remembers what it saw.
+            is_due |= file.has_changed();
+        }
+        is_due
     }
 }
 
