@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use torus_load::distributed::worker;
 use torus_load::{compare, run, serve};
 
-/// Load generator and test server for HTTP.
+/// Load generator and test server for HTTP, gRPC, WebSocket and TCP.
 #[derive(Parser)]
 #[command(name = "torus-load", version)]
 struct Arguments {

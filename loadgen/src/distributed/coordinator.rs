@@ -162,7 +162,7 @@ async fn coordinate(
         let _ = worker.orders.send(Order { start_at: Some(theirs), ..Order::default() }).await;
     }
     let end = at + Duration::from_nanos(load.end());
-    let mut gather = Gather::new(setup, setup.threads * addresses.len(), load.measured_from());
+    let mut gather = Gather::new(setup, setup.threads * addresses.len(), load);
     gather.begin(clock + at);
     let mut lost = Vec::new();
     let mut stopped_at = None;

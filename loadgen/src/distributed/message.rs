@@ -80,6 +80,8 @@ pub(super) struct UpdateWord {
     pub(super) values: Vec<u64>,
     #[prost(uint64, repeated, tag = "6")]
     pub(super) frequencies: Vec<u64>,
+    #[prost(uint64, tag = "7")]
+    pub(super) lag_max: u64,
 }
 
 /// Of one thread.
@@ -117,7 +119,8 @@ impl UpdateWord {
     pub(super) fn new(update: &Update) -> UpdateWord {
         let (values, frequencies) = update.response.iter().copied().unzip();
         let (worker, target) = (update.worker as u64, update.target as u64);
-        UpdateWord { worker, target, at: update.at, counts: update.counts.list(), values, frequencies }
+        let (at, counts, lag_max) = (update.at, update.counts.list(), update.lag_max);
+        UpdateWord { worker, target, at, counts, values, frequencies, lag_max }
     }
 
     pub(super) fn read(self) -> Result<Update, Malformed> {
@@ -125,6 +128,7 @@ impl UpdateWord {
             worker: usize::try_from(self.worker).map_err(|_| Malformed)?,
             target: usize::try_from(self.target).map_err(|_| Malformed)?,
             at: self.at,
+            lag_max: self.lag_max,
             counts: Counts::from_list(&self.counts).ok_or(Malformed)?,
             response: self.values.into_iter().zip(self.frequencies).collect(),
         })

@@ -7,6 +7,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::crew::{Begin, Crew, Place};
+use super::live::{Heading, Live};
 use super::setup::Setup;
 use super::watch::{Usage, WatchError};
 use crate::distributed::Remote;
@@ -51,6 +52,8 @@ pub struct Point {
     pub response: BTreeMap<u64, u64>,
     /// Processor time of the target, in microseconds.
     pub target_cpu: u64,
+    /// The latest that a request was written behind its time, in nanoseconds.
+    pub lag_max: u64,
 }
 
 impl Point {
@@ -72,6 +75,7 @@ impl Point {
         self.to = later.to;
         self.counts += &later.counts;
         self.target_cpu += later.target_cpu;
+        self.lag_max = self.lag_max.max(later.lag_max);
         for (value, count) in later.response {
             *self.response.entry(value).or_default() += count;
         }
@@ -92,7 +96,7 @@ pub enum ExecuteError {
 /// Runs `load` and gives what happened; `stop` ends it early.
 pub fn execute(setup: &Setup, load: &Load, stop: &Arc<AtomicBool>) -> Result<Outcome, ExecuteError> {
     let crew = Crew::start(setup, load, Place { first: 0, of: setup.threads }, Begin::now())?;
-    let mut gather = Gather::new(setup, setup.threads, load.measured_from());
+    let mut gather = Gather::new(setup, setup.threads, load);
     loop {
         if stop.load(Ordering::Relaxed) {
             crew.stop.store(true, Ordering::Relaxed);
@@ -121,6 +125,8 @@ pub(crate) struct Gather<'s> {
     /// Of each worker and target, at its last update.
     last: Vec<Counts>,
     threads: usize,
+    live: Option<Live>,
+    heading: Heading,
     /// Updates of the current stretch.
     current: Point,
     heard: usize,
@@ -134,7 +140,9 @@ pub(crate) struct Gather<'s> {
 
 impl<'s> Gather<'s> {
     /// For a run of `threads` workers, wherever they are.
-    pub(crate) fn new(setup: &'s Setup, threads: usize, measured_from: u64) -> Gather<'s> {
+    pub(crate) fn new(setup: &'s Setup, threads: usize, load: &Load) -> Gather<'s> {
+        let measured_from = load.measured_from();
+        let heading = Heading { title: setup.title(), measured_from, end: load.end() };
         Gather {
             setup,
             measured_from,
@@ -142,6 +150,8 @@ impl<'s> Gather<'s> {
             points: Vec::new(),
             last: vec![Counts::default(); threads * setup.all().count()],
             threads,
+            live: if setup.is_live { Live::start() } else { None },
+            heading,
             current: Point::default(),
             heard: 0,
             target_began: None,
@@ -184,6 +194,7 @@ impl<'s> Gather<'s> {
             *self.current.response.entry(value).or_default() += count;
         }
         self.current.to = self.current.to.max(update.at);
+        self.current.lag_max = self.current.lag_max.max(update.lag_max);
         self.heard += 1;
         if self.heard >= self.last.len() {
             self.finish_second()?;
@@ -201,7 +212,9 @@ impl<'s> Gather<'s> {
             self.memory_peak = self.memory_peak.max(now.memory);
             self.target_now = Some(now);
         }
-        self.setup.progress(&point);
+        if self.live.is_none() {
+            self.setup.progress(&point);
+        }
         // What came in after the last whole second belongs to it.
         let remainder = point.to.saturating_sub(point.from) < SHORT;
         match self.points.last_mut() {
@@ -212,6 +225,9 @@ impl<'s> Gather<'s> {
             }
         }
         self.in_point += 1;
+        if let Some(live) = &mut self.live {
+            live.show(&self.heading, &self.points);
+        }
         if self.points.len() > POINTS_MAX {
             let mut joined: Vec<Point> = Vec::with_capacity(POINTS_MAX);
             for (index, point) in self.points.drain(..).enumerate() {

@@ -6,6 +6,7 @@ pub mod crew;
 pub mod data;
 pub mod execute;
 pub mod find;
+mod live;
 pub mod request;
 pub mod search;
 pub mod setup;

@@ -1,7 +1,7 @@
 //! The flags of `run`, and what they mean once they have been checked.
 
 use std::fs;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,6 +148,9 @@ pub struct Options {
     /// Write a page with plots that opens without a network.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// While the run lasts, print a line a second, as for a log, and do not draw on the terminal.
+    #[arg(long)]
+    pub plain: bool,
     /// Print nothing while the run lasts.
     #[arg(short, long)]
     pub quiet: bool,
@@ -195,6 +198,8 @@ pub struct Setup {
     pub spin_margin: Duration,
     pub watch: Option<Watch>,
     pub quiet: bool,
+    /// Draws on the terminal while it lasts.
+    pub is_live: bool,
     /// Of this target among all.
     pub weight: f64,
     /// Further targets, which share the threads.
@@ -404,9 +409,18 @@ impl Setup {
             spin_margin: options.spin_margin,
             watch,
             quiet: options.quiet,
+            // A search would draw every try anew.
+            is_live: !options.quiet && !options.plain && !options.find_max && std::io::stderr().is_terminal(),
             weight,
             others: Vec::new(),
         })
+    }
+
+    /// What is asked, in a line.
+    pub(super) fn title(&self) -> String {
+        let all = self.all().map(|setup| format!("{}  {}", setup.target.url, setup.protocol.words()));
+        let connections: usize = self.all().map(|setup| setup.connections).sum();
+        format!("{}  {connections} connections", all.collect::<Vec<_>>().join("  "))
     }
 
     /// One line about `point`, unless the user wants none.

@@ -93,6 +93,7 @@ pub(super) struct Core {
     pub(super) record: RefCell<Record>,
     /// Response times since the last update.
     interval: RefCell<Times>,
+    lag_max: Cell<u64>,
     pub(super) idle: RefCell<VecDeque<usize>>,
     pub(super) slots: Vec<Slot>,
     pacer: RefCell<Option<Waker>>,
@@ -118,6 +119,7 @@ impl Core {
             has_started: Cell::new(false),
             record: RefCell::default(),
             interval: RefCell::default(),
+            lag_max: Cell::new(0),
             idle: RefCell::new(VecDeque::with_capacity(connections)),
             slots: (0..connections).map(|_| Slot::default()).collect(),
             pacer: RefCell::default(),
@@ -213,6 +215,7 @@ impl Core {
         record.counts.sent += 1;
         let lag = now.saturating_sub(job.intended);
         record.lag.record(lag);
+        self.lag_max.set(self.lag_max.get().max(lag));
         if !job.blocked && connected {
             record.release.record(lag);
         }
@@ -291,6 +294,7 @@ impl Core {
         // Replies to the last requests come after the end; they must not make the last second longer.
         let at = now.min(self.config.load.end());
         let _ = self.config.updates.send(Update {
+            lag_max: self.lag_max.take(),
             worker: self.config.index,
             target: self.config.share.index,
             at,

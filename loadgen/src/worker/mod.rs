@@ -160,6 +160,8 @@ pub struct Update {
     pub target: usize,
     /// In nanoseconds since the start.
     pub at: u64,
+    /// The latest that a request was written behind its time, since the update before; in nanoseconds.
+    pub lag_max: u64,
     /// Since the start.
     pub counts: Counts,
     /// Response times since the update before: nanoseconds and how many.
