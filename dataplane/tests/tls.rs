@@ -469,3 +469,43 @@ fn certificates_follow_their_files() {
     std::fs::copy(next.path().join("a.pem"), folder.join("a.pem")).unwrap();
     wait_for("the certificate again", || reaches("newer.pem").then_some(()));
 }
+
+#[test]
+fn bad_first_bytes_are_answered_and_counted() {
+    let proxy = Proxy::start();
+    let errors = |listener: &str| proxy.stat(&format!("listener.{listener}.ssl.connection_error"));
+    let reply = |place: usize, bytes: &[u8]| {
+        let mut stream = TcpStream::connect(("127.0.0.1", proxy.ports[place])).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut reply = Vec::new();
+        let _ = stream.read_to_end(&mut reply);
+        reply
+    };
+    // A fatal alert in a record of its own: decode_error (RFC 8446 §6.2).
+    let decode_error = [0x15, 3, 3, 0, 2, 2, 50];
+    let before = errors("tls");
+    for (count, bytes) in
+        [&b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"[..], b"SSH-2.0-x\r\n", b"\0\0\0\0\0\0"].iter().enumerate()
+    {
+        assert_eq!(reply(0, bytes), decode_error, "{}", bytes.escape_ascii());
+        wait_for("the counter", || (errors("tls") == before + count as u64 + 1).then_some(()));
+    }
+    // One that goes in the middle of its hello is no error.
+    let mut gone = TcpStream::connect(("127.0.0.1", proxy.ports[0])).unwrap();
+    gone.write_all(&[0x16, 3, 1, 2, 0, 1, 0]).unwrap();
+    drop(gone);
+    wait_for("the end", || (proxy.stat("listener.tls.downstream_cx_active") == 0).then_some(()));
+    assert_eq!(errors("tls"), before + 3);
+    // TLS on a plain port.
+    let hello = reply(2, &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
+    assert!(hello.starts_with(b"HTTP/1.1 400"), "{}", hello.escape_ascii());
+    // No application protocol in common (RFC 7301 §3.2).
+    let output = Command::new("openssl")
+        .args(["s_client", "-alpn", "foo", "-connect", &format!("127.0.0.1:{}", proxy.ports[4])])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = shown(&output);
+    assert!(said.contains("no application protocol"), "{said}");
+}
