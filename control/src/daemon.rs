@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 
 use crate::model::{MeshOptions, Severity};
-use crate::push::{Change, Hub, MeshView};
+use crate::push::{Change, Hub, LogControl, MeshView};
 use crate::serve::{self, ServeError};
 use crate::source::folder::{Folder, Scan};
 use crate::source::status_file::StatusFile;
@@ -41,9 +41,10 @@ pub enum DaemonError {
     Serve(#[from] ServeError),
 }
 
-/// Serves until `stop` is ready, then ends all streams. `ready` is told the two addresses once both ports are open.
+/// Serves until `stop` is ready, then ends all streams. `log` changes what is logged. `ready` is told the two addresses once both ports are open.
 pub async fn run(
     options: Options,
+    log: LogControl,
     stop: impl Future<Output = ()>,
     ready: impl FnOnce(SocketAddr, SocketAddr),
 ) -> Result<(), DaemonError> {
@@ -63,6 +64,7 @@ pub async fn run(
     let first = view(&folder, &options);
     tell_status(&first, &mut status);
     let hub = Arc::new(Hub::new(first.clone()));
+    hub.control_log(log);
     let mut newest = first;
     let xds = listen("--xds-address", options.xds_address).await?;
     let operator = listen("--http-address", options.http_address).await?;

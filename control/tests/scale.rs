@@ -244,7 +244,7 @@ fn one_virtual_service_is_one_route_table() {
         }
         until(&mut receiver, url::ROUTES, size.proxies).await;
         while tokio::time::timeout(Duration::from_secs(1), receiver.recv()).await.is_ok() {}
-        let before = spent(process.0.id()).0;
+        let (before, resident) = spent(process.0.id());
         let mut times = Vec::new();
         for change in 0..size.changes {
             let index = change * 7 % size.services.div_ceil(every);
@@ -274,8 +274,9 @@ fn one_virtual_service_is_one_route_table() {
             tokio::spawn(edge(1000 + number, xds, sender.clone()));
         }
         until(&mut receiver, url::ROUTES, returning).await;
-        let (_, resident) = spent(process.0.id());
-        println!("{returning} gateways connect at once: all served after {:?}; resident {resident} KB", connecting.elapsed());
+        let served = connecting.elapsed();
+        let (_, after) = spent(process.0.id());
+        println!("{returning} gateways connect at once: all served after {served:?}; resident {resident} KB before, {after} KB then");
     });
 }
 

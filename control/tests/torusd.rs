@@ -227,6 +227,30 @@ fn requests_go_where_the_folder_says() {
     assert!(clusters.contains("cart.internal") && clusters.contains("v2"), "{clusters}");
 }
 
+#[test]
+fn the_log_is_changed_while_it_runs() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("mesh");
+    std::fs::create_dir(&folder).unwrap();
+    let (_torusd, _, http, log) = torusd(&folder);
+    let server = http.to_string();
+    let told = |arguments: &[&str]| {
+        let output = torusctl(&[&["admin", "log", "--http-address", &server], arguments].concat());
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    assert_eq!(told(&[]), (Some(0), "info\n".to_owned()));
+    assert_eq!(told(&["--level", "warn"]), (Some(0), "warn\n".to_owned()));
+    let (code, reason) = told(&["--level", "a=b=c"]);
+    assert!(code == Some(3) && reason.contains("level a=b=c"), "{reason}");
+    assert_eq!(told(&[]), (Some(0), "warn\n".to_owned()));
+    assert_eq!(told(&["--level", "info"]).0, Some(0));
+    std::fs::write(folder.join("mesh.yaml"), mesh(8080, 1, 2)).unwrap();
+    until("information", &log, || log.lock().unwrap().contains("published version"));
+    let script = torusctl(&["completion", "bash"]);
+    let script = String::from_utf8_lossy(&script.stdout).into_owned();
+    assert!(script.contains("torusctl") && script.contains("proxy-status"), "{script}");
+}
+
 /// A Gateway with listeners for HTTP and TCP, its routes, and two Services.
 fn gateway_api(web: u16, bytes: u16, one: u16, two: u16) -> String {
     let service = |name: &str, port: u16| {

@@ -59,12 +59,21 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(false)
-        .init();
+        .with_filter_reloading();
+    let filters = log.reload_handle();
+    log.init();
+    let control = move |filter: Option<&str>| {
+        if let Some(filter) = filter {
+            let parsed = EnvFilter::try_new(filter).map_err(|error| format!("level {filter}: {error}"))?;
+            filters.reload(parsed).map_err(|error| error.to_string())?;
+        }
+        filters.with_current(EnvFilter::to_string).map_err(|error| error.to_string())
+    };
     let mut mesh = MeshOptions {
         short_name_suffix: format!(".svc.{}", flags.domain),
         domain: flags.domain,
@@ -91,7 +100,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ran = runtime.block_on(run(options, stopped(), |xds, http| {
+    let ran = runtime.block_on(run(options, Box::new(control), stopped(), |xds, http| {
         tracing::info!("serving: xDS on {xds}, HTTP on http://{http}/");
     }));
     match ran {

@@ -17,6 +17,15 @@ pub enum ClientError {
 
 /// The body of `path` at `address`.
 pub(super) fn get(address: &str, path: &str) -> Result<String, ClientError> {
+    ask("GET", address, path)
+}
+
+/// What is answered to a change at `path`.
+pub(super) fn put(address: &str, path: &str) -> Result<String, ClientError> {
+    ask("PUT", address, path)
+}
+
+fn ask(method: &str, address: &str, path: &str) -> Result<String, ClientError> {
     let unreachable = |error| ClientError::Unreachable { address: address.to_owned(), error };
     let strange = |reason: &str| ClientError::Strange { address: address.to_owned(), reason: reason.to_owned() };
     let mut resolved = address.to_socket_addrs().map_err(unreachable)?;
@@ -24,7 +33,7 @@ pub(super) fn get(address: &str, path: &str) -> Result<String, ClientError> {
     let mut connection = TcpStream::connect_timeout(&target, TIMEOUT).map_err(unreachable)?;
     connection.set_read_timeout(Some(TIMEOUT)).map_err(unreachable)?;
     // HTTP/1.0 (RFC 1945): the answer ends with the connection and is never chunked.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
     connection.write_all(request.as_bytes()).map_err(unreachable)?;
     let mut answer = Vec::new();
     connection.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(unreachable)?;

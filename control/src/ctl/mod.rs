@@ -1,5 +1,6 @@
 //! The user's command line, with istioctl's names: one file for each command.
 
+mod admin;
 mod analyze;
 mod client;
 mod output;
@@ -11,7 +12,7 @@ mod why;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::model::MeshOptions;
 pub use client::ClientError;
@@ -43,6 +44,14 @@ enum Command {
     Wait(wait::Flags),
     /// What a request meets in the configuration as pushed, or why it fails, with the file and line responsible
     Why(why::Flags),
+    /// Change torusd while it runs
+    #[command(subcommand, visible_alias = "istiod")]
+    Admin(admin::Command),
+    /// Print a script that completes commands and flags in a shell: source <(torusctl completion bash)
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
     /// Versions of this program and of torusd
     Version(Server),
 }
@@ -122,6 +131,8 @@ pub fn main() -> ExitCode {
         Command::ProxyConfig(flags) => proxy_config::run(&flags),
         Command::Wait(flags) => wait::run(&flags),
         Command::Why(flags) => why::run(&flags),
+        Command::Admin(command) => admin::run(&command),
+        Command::Completion { shell } => completion(shell),
         Command::Version(server) => version(&server),
     };
     match done {
@@ -134,6 +145,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(if matches!(error, CtlError::Client(_)) { 3 } else { 2 })
         }
     }
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<Verdict, CtlError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Flags::command(), "torusctl", &mut script);
+    output::print(&String::from_utf8_lossy(&script))?;
+    Ok(Verdict::Well)
 }
 
 fn version(server: &Server) -> Result<Verdict, CtlError> {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use torus_xds::serving::{Resource, Session, Wanted, url};
 
 use super::client::{Client, ClientStatus};
@@ -93,8 +93,14 @@ pub struct Hub {
     shutdown: watch::Sender<bool>,
     clients: Mutex<BTreeMap<u64, Arc<Client>>>,
     client_count: AtomicU64,
+    /// Places for streams that are sent much at once, so that a thousand that come back do not need the memory of a thousand pushes.
+    much: Arc<Semaphore>,
     pub metrics: Metrics,
+    log: OnceLock<LogControl>,
 }
+
+/// Changes what is logged to a filter, if one is given; returns the filter in force.
+pub type LogControl = Box<dyn Fn(Option<&str>) -> Result<String, String> + Send + Sync>;
 
 impl Hub {
     /// A hub whose first view is `view`.
@@ -113,7 +119,9 @@ impl Hub {
             shutdown: watch::Sender::new(false),
             clients: Mutex::default(),
             client_count: AtomicU64::new(0),
+            much: Arc::new(Semaphore::new(MUCH_AT_ONCE)),
             metrics: Metrics::default(),
+            log: OnceLock::new(),
         }
     }
 
@@ -165,6 +173,22 @@ impl Hub {
         self.shutdown.subscribe()
     }
 
+    /// Lets operators change what is logged.
+    pub fn control_log(&self, control: LogControl) {
+        // Whoever came first keeps it.
+        drop(self.log.set(control));
+    }
+
+    /// The filter of what is logged, `filter` from now on if one is given; `None` where it cannot be changed.
+    pub fn log(&self, filter: Option<&str>) -> Option<Result<String, String>> {
+        self.log.get().map(|control| control(filter))
+    }
+
+    /// Waits for a place among the streams that are sent much at once.
+    pub async fn place_for_much(&self) -> Option<OwnedSemaphorePermit> {
+        self.much.clone().acquire_owned().await.ok()
+    }
+
     /// Registers a client; it is known until the guard is dropped.
     pub fn connect(self: &Arc<Self>, node: Node) -> Connected {
         let number = self.client_count.fetch_add(1, Ordering::Relaxed);
@@ -212,3 +236,5 @@ impl Drop for Connected {
 
 /// Generations of which it is known what changed; a client that is further behind looks at everything.
 const KEPT_MAX: usize = 64;
+/// Streams that are sent much at once, as istiod bounds them.
+const MUCH_AT_ONCE: usize = 32;

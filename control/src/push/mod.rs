@@ -5,5 +5,5 @@ mod hub;
 mod mesh_view;
 
 pub use client::{Client, ClientStatus, TypeStatus};
-pub use hub::{Change, Generation, Hub, View};
+pub use hub::{Change, Generation, Hub, LogControl, View};
 pub use mesh_view::{MeshView, line as finding_line};

@@ -11,7 +11,7 @@ use envoy_types::pb::google::protobuf::Any;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use torus_xds::serving::{Ask, Outcome, Push, Session, Variant, format_version};
+use torus_xds::serving::{Ask, Outcome, Push, Session, Variant, Wanted, format_version};
 
 use crate::push::Hub;
 
@@ -63,8 +63,15 @@ impl Ads {
         let ended = tokio::time::sleep(age.unwrap_or(Duration::from_secs(u32::MAX.into())));
         tokio::pin!(ended);
         self.take(&mut session, &client, first);
+        // A place among the streams that are sent much at once, and until when it is kept without an answer.
+        let mut place = None;
+        let mut kept_until = tokio::time::Instant::now();
         loop {
             while let Some((type_url, wanted)) = session.next_due() {
+                if place.is_none() && is_much(&wanted) {
+                    place = self.hub.place_for_much().await;
+                }
+                kept_until = tokio::time::Instant::now() + PLACE_KEPT_MAX;
                 let resources = generation.view.resources(&client.node, &type_url, &wanted);
                 let Some(push) = session.push(&type_url, resources) else { continue };
                 self.hub.metrics.on_push(&type_url);
@@ -90,7 +97,11 @@ impl Ads {
                     return Ok(());
                 }
             }
+            if session.types().all(|(_, subscription)| subscription.outstanding().is_none()) {
+                place = None;
+            }
             tokio::select! {
+                () = tokio::time::sleep_until(kept_until), if place.is_some() => place = None,
                 request = requests.message() => match request? {
                     Some(request) => {
                         let outcome = self.take(&mut session, &client, W::read(request));
@@ -140,6 +151,14 @@ impl Ads {
             tracing::warn!("proxy {} refused {type_url}: {reason}", client.node.id);
         }
         outcome
+    }
+}
+
+/// Whether a push of this may be large.
+fn is_much(wanted: &Wanted) -> bool {
+    match wanted {
+        Wanted::All => true,
+        Wanted::Names(names) => names.len() > 100,
     }
 }
 
@@ -271,3 +290,5 @@ impl<T> Stream for Receiver<T> {
 
 /// Pushes that the transport has not taken yet; one more waits in the stream's task.
 const ANSWERS_WAITING_MAX: usize = 2;
+/// A client that takes longer than this to answer is on a slow way, or never answers: others need not wait for it.
+const PLACE_KEPT_MAX: Duration = Duration::from_millis(500);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
@@ -20,12 +20,26 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/ready", get(|| async { "ready\n" }))
         .route("/version", get(|| async { concat!(env!("CARGO_PKG_VERSION"), "\n") }))
         .route("/metrics", get(metrics))
+        .route("/debug/log", get(log).put(log))
         .route("/debug/{page}", get(debug))
         .with_state(hub)
 }
 
 async fn metrics(State(hub): State<Arc<Hub>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], hub.metrics.page(hub.client_count())).into_response()
+}
+
+/// What is logged, and the change of it by `PUT /debug/log?level=FILTER`.
+async fn log(State(hub): State<Arc<Hub>>, method: Method, Query(query): Query<HashMap<String, String>>) -> Response {
+    let filter = query.get("level").map(String::as_str);
+    if (method == Method::PUT) != filter.is_some() {
+        return (StatusCode::BAD_REQUEST, "GET /debug/log, or PUT /debug/log?level=FILTER\n").into_response();
+    }
+    match hub.log(filter) {
+        Some(Ok(filter)) => format!("{filter}\n").into_response(),
+        Some(Err(reason)) => (StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response(),
+        None => (StatusCode::NOT_FOUND, "what is logged cannot be changed here\n").into_response(),
+    }
 }
 
 async fn debug(
