@@ -46,12 +46,12 @@ impl Certificate {
         Self { chain: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
 
-    fn server(&self) -> TlsAcceptor {
+    fn server(&self, alpn: &[u8]) -> TlsAcceptor {
         let chain = CertificateDer::from_pem_slice(self.chain.as_bytes()).expect("PEM");
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("PEM");
         let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![chain], key);
         let mut config = config.expect("a certificate with its key");
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![alpn.to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
 
@@ -231,7 +231,8 @@ fn empty() -> Body {
     BoxBody::new(Empty::new().map_err(|never| match never {}))
 }
 
-/// A gateway with a cleartext and a TLS port, and the four backends behind `/http1/`, `/http1s/`, `/http2/` and `/http2s/`.
+/// A gateway with a cleartext and a TLS port, and backends behind `/http1/`, `/http1s/`, `/http2/` and `/http2s/`, and two that choose
+/// by ALPN.
 fn gateway(certificate: &Certificate) -> (Proxy, [u16; 2]) {
     let address = |port: u16| json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
     let text = |text: &str| json!({ "inline_string": text });
@@ -241,28 +242,36 @@ fn gateway(certificate: &Certificate) -> (Proxy, [u16; 2]) {
     };
     let mut clusters = Vec::new();
     let mut routes = Vec::new();
-    for (name, http2, secure) in
-        [("http1", false, false), ("http1s", false, true), ("http2", true, false), ("http2s", true, true)]
-    {
-        let port = backend(http2, secure.then(|| certificate.server()));
+    for (name, http2, secure, by_alpn) in [
+        ("http1", false, false, false),
+        ("http1s", false, true, false),
+        ("http2", true, false, false),
+        ("http2s", true, true, false),
+        // The endpoint chooses.
+        ("auto1s", false, true, true),
+        ("auto2s", true, true, true),
+    ] {
+        let alpn: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
+        let port = backend(http2, secure.then(|| certificate.server(alpn)));
         let endpoint = json!({ "endpoint": { "address": address(port) } });
-        let protocol = match http2 {
-            true => json!({ "http2_protocol_options": {} }),
-            false => json!({ "http_protocol_options": { "enable_trailers": true } }),
+        let http1 = json!({ "enable_trailers": true });
+        let protocol = match (by_alpn, http2) {
+            (true, _) => json!({ "auto_config": { "http_protocol_options": http1, "http2_protocol_options": {} } }),
+            (false, true) => json!({ "explicit_http_config": { "http2_protocol_options": {} } }),
+            (false, false) => json!({ "explicit_http_config": { "http_protocol_options": http1 } }),
         };
         let mut cluster = json!({
             "name": name,
             "type": "STATIC",
             "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [endpoint] }] },
-            "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": protocol,
-            } },
         });
+        let mut options = protocol;
+        options["@type"] = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions".into();
+        let extension = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        cluster["typed_extension_protocol_options"] = json!({ extension: options });
         if secure {
-            let alpn = if http2 { "h2" } else { "http/1.1" };
+            // The version that the cluster speaks is offered, or both.
             let context = json!({ "sni": NAME, "common_tls_context": {
-                "alpn_protocols": [alpn],
                 "validation_context": { "trusted_ca": text(&certificate.chain) },
             } });
             cluster["transport_socket"] = tls("UpstreamTlsContext", context);
@@ -379,7 +388,7 @@ async fn every_pairing_carries_everything() {
     let before = memory(&proxy, "VmRSS");
     for (port, tls) in [(ports[0], None), (ports[1], Some(&certificate))] {
         for http2 in [false, true] {
-            for upstream in ["http1", "http1s", "http2", "http2s"] {
+            for upstream in ["http1", "http1s", "http2", "http2s", "auto1s", "auto2s"] {
                 let what =
                     format!("HTTP/{} {} to {upstream}", 1 + u8::from(http2), if tls.is_some() { "TLS" } else { "" });
                 println!("{what}");
@@ -388,6 +397,10 @@ async fn every_pairing_carries_everything() {
             }
         }
     }
+    let stats = proxy.stats();
+    let total = |cluster: &str, version: u8| stats[&format!("cluster.{cluster}.upstream_cx_http{version}_total")];
+    assert_eq!((total("auto1s", 2), total("auto2s", 1)), (0, 0), "each endpoint is spoken to as it chose");
+    assert!(total("auto1s", 1) > 0 && total("auto2s", 2) > 0, "each connection is counted once its version is known");
     let growth = memory(&proxy, "VmHWM").saturating_sub(before);
     println!("memory grew by {growth}");
     assert!(growth <= GROWTH_MAX, "memory grew by {growth}");

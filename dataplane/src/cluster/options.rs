@@ -41,15 +41,18 @@ pub enum UpstreamProtocol {
     Http2,
     /// That of the request.
     SameAsDownstream,
+    /// The endpoint chooses in the TLS handshake.
+    ByAlpn,
 }
 
 impl UpstreamProtocol {
-    /// Whether a request that came in `version` goes on over HTTP/2.
-    pub fn is_http2_for(self, version: Version) -> bool {
+    /// Whether a request that came in `version` goes on over HTTP/2; `None` where the endpoint chooses.
+    pub fn is_http2_for(self, version: Version) -> Option<bool> {
         match self {
-            Self::Http1 => false,
-            Self::Http2 => true,
-            Self::SameAsDownstream => version == Version::Http2,
+            Self::Http1 => Some(false),
+            Self::Http2 => Some(true),
+            Self::SameAsDownstream => Some(version == Version::Http2),
+            Self::ByAlpn => None,
         }
     }
 }

@@ -37,8 +37,20 @@ pub struct ClientTls {
 struct Current {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    either: Arc<ClientConfig>,
     local: Option<Arc<Identity>>,
     proves_identity: bool,
+}
+
+/// Which version of HTTP a handshake offers by ALPN, where the configuration names no protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2
+    Http2,
+    /// HTTP/2 before HTTP/1.1: the server chooses.
+    Either,
 }
 
 /// What a [`ClientTls`] is made of.
@@ -82,14 +94,15 @@ impl ClientTls {
             config.alpn_protocols = alpn;
             Arc::new(config)
         };
-        let (http1, http2) = if parts.alpn.is_empty() {
+        let (http1, http2, either) = if parts.alpn.is_empty() {
             // Where nothing is configured, the version that will be spoken is offered (as Envoy does).
-            (offering(vec![b"http/1.1".to_vec()]), offering(vec![b"h2".to_vec()]))
+            let (http1, http2) = (b"http/1.1".to_vec(), b"h2".to_vec());
+            (offering(vec![http1.clone()]), offering(vec![http2.clone()]), offering(vec![http2, http1]))
         } else {
             let configured = offering(parts.alpn);
-            (Arc::clone(&configured), configured)
+            (Arc::clone(&configured), Arc::clone(&configured), configured)
         };
-        let current = Current { http1, http2, local, proves_identity };
+        let current = Current { http1, http2, either, local, proves_identity };
         Ok(Self {
             current: RwLock::new(Arc::new(current)),
             reload: None,
@@ -131,14 +144,14 @@ impl ClientTls {
         })
     }
 
-    /// Begins a handshake as the client, with the endpoint called `host_name` at `address`, to speak HTTP/2 or HTTP/1.1.
+    /// Begins a handshake as the client, with the endpoint called `host_name` at `address`, to speak what `offer` says.
     pub fn connect(
         &self,
         socket: Socket,
         ring: &Ring,
         host_name: &str,
         address: Option<IpAddr>,
-        http2: bool,
+        offer: Offer,
     ) -> Result<TlsSession, TlsError> {
         let by_host = self.host_name.then(|| ServerName::try_from(host_name.to_owned()).ok()).flatten();
         let by_host = by_host.filter(|name| matches!(name, ServerName::DnsName(_)));
@@ -151,7 +164,11 @@ impl ClientTls {
             _ => None,
         };
         let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
-        let config = if http2 { &current.http2 } else { &current.http1 };
+        let config = match offer {
+            Offer::Http1 => &current.http1,
+            Offer::Http2 => &current.http2,
+            Offer::Either => &current.either,
+        };
         let connection = ClientConnection::new(Arc::clone(config), name).map_err(TlsError::Protocol)?;
         let mut session = TlsSession::new(socket, ring, Connection::Client(connection), current.proves_identity);
         session.set_local(current.local.clone());

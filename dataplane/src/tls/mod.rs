@@ -11,7 +11,7 @@ pub mod session;
 mod tests;
 pub mod validate;
 
-pub use client::ClientTls;
+pub use client::{ClientTls, Offer};
 pub use identity::Identity;
 pub use parse::{parse_client, parse_server};
 pub use server::ServerTls;

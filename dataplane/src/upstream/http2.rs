@@ -276,14 +276,14 @@ impl Pools {
         Ok(host.http2.iter().find(|connection| connection.has_room()).cloned())
     }
 
-    fn http2_is_connecting(&self, chosen: &Chosen) -> bool {
+    pub(super) fn http2_is_connecting(&self, chosen: &Chosen) -> bool {
         let mut state = self.state.borrow_mut();
         let Some(host) = state.host_pool(chosen) else { return false };
         host.http2_connecting > 0 || host.http2.iter().any(|connection| connection.is_settling())
     }
 
     /// Begins to speak HTTP/2 on a new connection.
-    fn open_http2(self: &Rc<Self>, chosen: &Chosen, upstream: Box<Upstream>) -> Result<(), AcquireError> {
+    pub(super) fn open_http2(self: &Rc<Self>, chosen: &Chosen, upstream: Box<Upstream>) -> Result<(), AcquireError> {
         let (options, header_bytes_max) = {
             let mut state = self.state.borrow_mut();
             let pool = state.existing(chosen.cluster).ok_or(AcquireError::HostGone)?;
@@ -454,13 +454,13 @@ impl Pools {
 }
 
 /// Says that a connection is being opened, so that others wait for it instead of opening one each.
-struct Connecting<'a> {
+pub(super) struct Connecting<'a> {
     pools: &'a Pools,
     chosen: &'a Chosen,
 }
 
 impl<'a> Connecting<'a> {
-    fn new(pools: &'a Pools, chosen: &'a Chosen) -> Self {
+    pub(super) fn new(pools: &'a Pools, chosen: &'a Chosen) -> Self {
         if let Some(host) = pools.state.borrow_mut().host_pool(chosen) {
             host.http2_connecting += 1;
         }

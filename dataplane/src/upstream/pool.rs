@@ -28,7 +28,7 @@ use crate::config::address::Address;
 use crate::slab::{Slab, SlabKey};
 use crate::telemetry::counters::Core;
 use crate::telemetry::names::{ClusterStat, HostStat};
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, Offer};
 use crate::transport::Transport;
 use crate::worker::random::Random;
 
@@ -87,6 +87,8 @@ pub(super) struct HostPool {
     /// How many more are being opened.
     pub(super) http2_connecting: u32,
     pub(super) connection_count: u32,
+    /// Whether it chose HTTP/2, where the handshake decides.
+    pub(super) chose_http2: Option<bool>,
     waiters: VecDeque<SlabKey>,
 }
 
@@ -123,6 +125,8 @@ pub(super) enum Carried {
     Bytes,
     Http1,
     Http2,
+    /// What the handshake decides.
+    Either,
 }
 
 /// Why a request got no connection.
@@ -291,16 +295,17 @@ impl Pools {
         }
     }
 
-    /// A connection to the chosen endpoint, idle or new, or a stream of one; `http2`: what it speaks.
+    /// A connection to the chosen endpoint, idle or new, or a stream of one; `http2`: what it speaks, `None` where its handshake decides.
     pub async fn acquire(
         self: &Rc<Self>,
         chosen: &Chosen,
         priority: Priority,
-        http2: bool,
+        http2: Option<bool>,
     ) -> Result<Lease, AcquireError> {
         match http2 {
-            false => self.acquire_http1(chosen, priority).await,
-            true => self.acquire_http2(chosen, priority).await,
+            Some(false) => self.acquire_http1(chosen, priority).await,
+            Some(true) => self.acquire_http2(chosen, priority).await,
+            None => self.acquire_by_alpn(chosen, priority).await,
         }
     }
 
@@ -313,7 +318,11 @@ impl Pools {
         self.attach(upstream, priority)
     }
 
-    async fn acquire_http1(self: &Rc<Self>, chosen: &Chosen, priority: Priority) -> Result<Lease, AcquireError> {
+    pub(super) async fn acquire_http1(
+        self: &Rc<Self>,
+        chosen: &Chosen,
+        priority: Priority,
+    ) -> Result<Lease, AcquireError> {
         if chosen.preamble.is_some() {
             let pending = PendingPermit::new(self, chosen.cluster, priority)?;
             let counted = self.may_connect(chosen, priority)?.ok_or(AcquireError::PendingOverflow)?;
@@ -482,7 +491,7 @@ impl Pools {
             let cluster = &pool.cluster;
             cluster.stats.increment(self.core, ClusterStat::UpstreamCxTotal);
             let by_version = match carried {
-                Carried::Bytes => None,
+                Carried::Bytes | Carried::Either => None,
                 Carried::Http1 => Some(ClusterStat::UpstreamCxHttp1Total),
                 Carried::Http2 => Some(ClusterStat::UpstreamCxHttp2Total),
             };
@@ -525,7 +534,7 @@ impl Pools {
         // The connect timeout counts the handshake too.
         let connected = match (connected, tls) {
             (Some(Ok(socket)), Some((tls, host_name))) => {
-                self.handshake(socket, &tls, &host_name, chosen, carried == Carried::Http2, &mut timer).await
+                self.handshake(socket, &tls, &host_name, chosen, carried, &mut timer).await
             }
             (connected, _) => connected.map(|connected| connected.map(Transport::from)),
         };
@@ -562,11 +571,16 @@ impl Pools {
         tls: &ClientTls,
         host_name: &str,
         chosen: &Chosen,
-        http2: bool,
+        carried: Carried,
         timer: &mut Timer,
     ) -> Option<io::Result<Transport>> {
         let address = chosen.address.ip().map(|it| it.ip());
-        let mut session = match tls.connect(socket, &self.ring, host_name, address, http2) {
+        let offer = match carried {
+            Carried::Bytes | Carried::Http1 => Offer::Http1,
+            Carried::Http2 => Offer::Http2,
+            Carried::Either => Offer::Either,
+        };
+        let mut session = match tls.connect(socket, &self.ring, host_name, address, offer) {
             Ok(session) => session,
             Err(error) => return Some(Err(io::Error::other(error))),
         };
@@ -590,7 +604,11 @@ impl Pools {
     }
 
     /// Takes the connection into use for one request, if the request breaker allows.
-    fn attach(self: &Rc<Self>, mut upstream: Box<Upstream>, priority: Priority) -> Result<Lease, AcquireError> {
+    pub(super) fn attach(
+        self: &Rc<Self>,
+        mut upstream: Box<Upstream>,
+        priority: Priority,
+    ) -> Result<Lease, AcquireError> {
         {
             let mut state = self.state.borrow_mut();
             let pool = state.existing(upstream.place.cluster).ok_or(AcquireError::HostGone)?;
@@ -710,7 +728,7 @@ impl Pools {
         }
     }
 
-    fn count(&self, upstream: &Upstream, stat: ClusterStat) {
+    pub(super) fn count(&self, upstream: &Upstream, stat: ClusterStat) {
         if let Some(pool) = self.state.borrow_mut().existing(upstream.place.cluster) {
             pool.cluster.stats.increment(self.core, stat);
         }

@@ -79,8 +79,16 @@ fn extension(options: &upstreams::HttpProtocolOptions, http: &mut UpstreamHttp, 
                     context.within("http2_protocol_options", |context| http2_options::parse_upstream(options, context));
             });
         }
-        Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-            let _ = context.reject("auto_config", "the choice between HTTP/1.1 and HTTP/2 by ALPN is not there yet in this version; name one in explicit_http_config");
+        Some(UpstreamProtocolOptions::AutoConfig(either)) => {
+            http.protocol = UpstreamProtocol::ByAlpn;
+            context.within("auto_config", |context| {
+                if let Some(options) = &either.http_protocol_options {
+                    context.within("http_protocol_options", |context| http1(options, &mut http.http1, context));
+                }
+                let options = either.http2_protocol_options.as_ref();
+                http.http2 =
+                    context.within("http2_protocol_options", |context| http2_options::parse_upstream(options, context));
+            });
         }
         None => {
             let _ = context.reject("explicit_http_config", "is required, or another way to choose the protocol");

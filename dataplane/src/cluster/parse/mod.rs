@@ -65,6 +65,12 @@ impl Cluster {
                 context.reject("transport_socket", "the PROXY protocol goes with HTTP/1.1 and TCP, not with HTTP/2")
             );
         }
+        if http.protocol == UpstreamProtocol::ByAlpn && transport.tls.is_none() {
+            return Err(context.reject(
+                "transport_socket",
+                "`auto_config` lets the TLS handshake choose the version of HTTP, so it needs TLS; without it name one in explicit_http_config",
+            ));
+        }
         let policy = shared(policy, &POLICY);
         let hosts = endpoints::static_hosts(&assignment, thresholds.host_connections_max, context.core_count);
         let endpoints = EndpointSet::new(hosts, &assignment.options, &policy);
