@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::envoy::service::status::v3::ClientStatusRequest;
+use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 use tokio::net::TcpListener;
 use tokio_stream::iter;
 use torus_control::push::{Change, Hub, View};
@@ -131,6 +133,46 @@ fn both_variants_and_a_garbled_client() {
     assert!(get(plane.http, "/ready").unwrap().starts_with("HTTP/1.1 200"));
     plane.hub.shut_down();
     until("clients leave", || plane.hub.client_count() == 0);
+}
+
+#[test]
+fn private_keys_are_shown_to_no_operator() {
+    let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+    let certificate = "{certificate_chain: {inline_string: CHAIN}, private_key: {inline_string: HUSH}}";
+    let secret = format!("{{name: kubernetes://shop, tls_certificate: {certificate}}}");
+    let listener = format!(
+        "{{name: edge, filter_chains: [{{transport_socket: {{name: tls, typed_config: {{'@type': {tls}, common_tls_context: {{tls_certificates: [{certificate}]}}}}}}}}]}}"
+    );
+    let view = Fixed::default().with(url::SECRET, "kubernetes://shop", &secret).with(url::LISTENER, "edge", &listener);
+    let plane = plane(view);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut ads = AggregatedDiscoveryServiceClient::connect(format!("http://{}", plane.xds)).await.unwrap();
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        let node = Some(Node { id: "router~1".to_owned(), ..Node::default() });
+        let listeners = DiscoveryRequest { node, type_url: url::LISTENER.to_owned(), ..Default::default() };
+        let names = vec!["kubernetes://shop".to_owned()];
+        let secrets =
+            DiscoveryRequest { type_url: url::SECRET.to_owned(), resource_names: names, ..Default::default() };
+        sender.send(listeners).await.unwrap();
+        sender.send(secrets).await.unwrap();
+        let mut answers = ads.stream_aggregated_resources(Receive(receiver)).await.unwrap().into_inner();
+        for _ in 0..2 {
+            let answer = answers.message().await.unwrap().unwrap();
+            assert!(answer.resources[0].value.windows(4).any(|text| text == b"HUSH"), "the proxy itself has its key");
+        }
+        let mut csds = ClientStatusDiscoveryServiceClient::connect(format!("http://{}", plane.xds)).await.unwrap();
+        let report = csds.fetch_client_status(ClientStatusRequest::default()).await.unwrap().into_inner();
+        let shown = &report.config[0].generic_xds_configs;
+        assert_eq!(shown.len(), 2);
+        for config in shown {
+            let bytes = &config.xds_config.as_ref().unwrap().value;
+            let holds = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+            assert!(holds(b"CHAIN") && holds(b"[redacted]") && !holds(b"HUSH"), "{}", config.type_url);
+        }
+        let page = get(plane.http, "/debug/config_dump?proxyID=router~1").unwrap();
+        assert_eq!((page.matches("[redacted]").count(), page.matches("HUSH").count()), (2, 0), "{page}");
+    });
 }
 
 /// The receiving half of a channel as a stream.

@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service
 use envoy_types::pb::google::protobuf::Any;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+use torus_xds::MessageType;
 
 use crate::push::{Client, ClientStatus, Hub, TypeStatus};
 
@@ -26,7 +27,7 @@ impl Csds {
     }
 }
 
-/// The clients as CSDS tells of them; an empty `node` means all.
+/// The clients as CSDS tells of them, without private keys; no `node` means all.
 pub fn report(hub: &Hub, node: Option<&str>, with_resources: bool) -> status::ClientStatusResponse {
     let view = hub.current().view;
     let config = hub
@@ -53,7 +54,7 @@ fn client_config(
                 type_url: type_url.clone(),
                 name: resource.name.into(),
                 version_info: state.acked_version.clone(),
-                xds_config: with_resources.then(|| Any { type_url: type_url.clone(), value: resource.body }),
+                xds_config: with_resources.then(|| shown(type_url, &resource.body)),
                 last_updated: state.sent_at.map(timestamp),
                 config_status: config_status(state).into(),
                 client_status: client_status(state).into(),
@@ -71,6 +72,13 @@ fn client_config(
         generic_xds_configs: state.types.iter().flat_map(of_type).collect(),
         ..Default::default()
     }
+}
+
+/// A resource without its secrets; of a type that is not known, whose secrets cannot be told, nothing but the type.
+fn shown(type_url: &str, body: &[u8]) -> Any {
+    let message = MessageType::from_type_url(type_url);
+    let value = message.map(|message| torus_xds::redacted(message, body)).unwrap_or_default();
+    Any { type_url: type_url.to_owned(), value }
 }
 
 fn config_status(state: &TypeStatus) -> status::ConfigStatus {

@@ -119,8 +119,6 @@ fn config_dump(hub: &Hub, proxy: &str) -> Option<Value> {
             .map(|message| torus_xds::to_json(message, &resource.value))
             .and_then(Result::ok)
             .unwrap_or_default();
-        // Listeners may carry keys as well.
-        redact(&mut shown);
         if let Value::Object(members) = &mut shown {
             members.shift_insert(0, "@type".into(), config.type_url.clone().into());
         }
@@ -156,23 +154,6 @@ fn config_dump(hub: &Hub, proxy: &str) -> Option<Value> {
         {"@type": kind("EndpointsConfigDump"), "dynamic_endpoint_configs": endpoints},
         {"@type": kind("SecretsConfigDump"), "dynamic_active_secrets": secrets},
     ]}))
-}
-
-/// Private keys are nobody's to read.
-fn redact(value: &mut Value) {
-    match value {
-        Value::Object(members) => {
-            for (name, member) in members {
-                if name == "private_key" || name == "privateKey" || name == "password" {
-                    *member = json!({"inline_string": "[redacted]"});
-                } else {
-                    redact(member);
-                }
-            }
-        }
-        Value::Array(elements) => elements.iter_mut().for_each(redact),
-        _ => {}
-    }
 }
 
 const TYPES: [(&str, &str); 5] = [

@@ -121,23 +121,28 @@ pub fn without(message: &[u8], numbers: &[u32]) -> Vec<u8> {
         if numbers.contains(&number) {
             continue;
         }
-        match value {
-            Value::Varint(value) => {
-                write_tag(&mut kept, number, WireType::Varint);
-                write_varint(&mut kept, value);
-            }
-            Value::Fixed64(value) => {
-                write_tag(&mut kept, number, WireType::Fixed64);
-                kept.extend_from_slice(&value.to_le_bytes());
-            }
-            Value::Length(bytes) => write_length(&mut kept, number, bytes),
-            Value::Fixed32(value) => {
-                write_tag(&mut kept, number, WireType::Fixed32);
-                kept.extend_from_slice(&value.to_le_bytes());
-            }
-        }
+        write_value(&mut kept, number, value);
     }
     kept
+}
+
+/// Appends a field as it was read.
+pub fn write_value(out: &mut Vec<u8>, number: u32, value: Value<'_>) {
+    match value {
+        Value::Varint(value) => {
+            write_tag(out, number, WireType::Varint);
+            write_varint(out, value);
+        }
+        Value::Fixed64(value) => {
+            write_tag(out, number, WireType::Fixed64);
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+        Value::Length(bytes) => write_length(out, number, bytes),
+        Value::Fixed32(value) => {
+            write_tag(out, number, WireType::Fixed32);
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+    }
 }
 
 /// Reads the varints of a packed repeated field.
