@@ -94,6 +94,23 @@ impl Plane {
         });
         runtime
     }
+
+    /// Serves on a unix socket at `path`.
+    pub fn serve_unix(&self, path: &std::path::Path) -> tokio::runtime::Runtime {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (plane, path) = (self.clone(), path.to_owned());
+        let (sender, accepted) = mpsc::channel(1);
+        runtime.spawn(async move {
+            let listener = tokio::net::UnixListener::bind(path).unwrap();
+            while sender.send(listener.accept().await.map(|(stream, _)| stream)).await.is_ok() {}
+        });
+        runtime.spawn(async move {
+            let service = AggregatedDiscoveryServiceServer::new(plane);
+            let server = tonic::transport::Server::builder().add_service(service);
+            server.serve_with_incoming(ReceiverStream::new(accepted)).await.unwrap();
+        });
+        runtime
+    }
 }
 
 pub fn url(kind: &str) -> String {

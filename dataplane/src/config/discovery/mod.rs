@@ -318,6 +318,7 @@ impl Discovery {
                 return self.count(source, kind, &outcome);
             }
         };
+        let origin = self.origin(source);
         let mut rejections = Vec::new();
         let mut changed = Vec::new();
         self.change(&version, draft, |(clusters, listeners), change| {
@@ -337,7 +338,7 @@ impl Discovery {
                 };
                 changed.push(taken.as_ref().is_ok_and(|changed| *changed));
                 if let Err(reason) = taken {
-                    tracing::warn!(target: "config", "{kind} `{}` is refused: {reason}", resource.name);
+                    tracing::warn!(target: "config", "{origin}{kind} `{}` is refused: {reason}", resource.name);
                     let failure = Failure { config: change.config(resource), details: reason.clone() };
                     change.records.fail(kind, &resource.name, failure);
                     rejections.push(Rejection { name: resource.name.clone(), reason });
@@ -354,6 +355,14 @@ impl Discovery {
         self.count(source, kind, &outcome);
         if let Some(channel) = self.channels.get_mut(usize::from(source.0)) {
             channel.stream.conclude(type_url, &rejections);
+        }
+    }
+
+    /// What a line of the log begins with where it is about a resource of `source`: the file, if it is one.
+    fn origin(&self, source: SourceIndex) -> String {
+        match self.context.sources.iter().nth(usize::from(source.0)) {
+            Some((_, Source::File { path, .. })) => format!("{}: ", path.display()),
+            _ => String::new(),
         }
     }
 
