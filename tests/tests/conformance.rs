@@ -47,13 +47,12 @@ const NAME: &str = "gateway.test";
 /// How many cases the suite has in the version that `scripts/install-test-tools.sh` installs.
 const CASE_COUNT: usize = 107;
 
-/// Where the codec differs, and why that harms nobody.
+/// Cases that ask for more than RFC 9113 does.
 const KNOWN: &[&str] = &[
-    // Ends the connection as well, with PROTOCOL_ERROR in place of COMPRESSION_ERROR.
-    "4. http frames :: invalid header block fragment",
-    // Such a field is dropped where it is decoded and never forwarded.
-    "8. expressing http semantics in http2 :: sends headers frame with pseudo header in trailer",
-    // A connection without streams is closed once its client has said GOAWAY; the suite still wants an answer to PING.
+    // After GOAWAY with a code that nobody knows, an answer to PING is asked for. Such a code "MAY be treated ... as being equivalent
+    // to INTERNAL_ERROR" (§7), and a receiver of GOAWAY "that has no more use for the connection SHOULD still send a GOAWAY frame
+    // before terminating the connection" (§6.8): with no stream open, the gateway says GOAWAY and closes. So does Envoy 1.40.0, for
+    // which this case fails as well: after its SETTINGS and WINDOW_UPDATE, no answer to the PING comes.
     "7. error codes :: sends goaway frame with unknown error code",
 ];
 

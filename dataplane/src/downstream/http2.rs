@@ -275,9 +275,12 @@ impl Http2Connection {
             Offence::Empty => Http2Stat::InboundEmptyFramesFlood,
             Offence::Priority => Http2Stat::InboundPriorityFramesFlood,
             Offence::WindowUpdates => Http2Stat::InboundWindowUpdateFramesFlood,
-            Offence::FrameSize | Offence::WindowSize | Offence::StreamClosed | Offence::Push => {
-                Http2Stat::RxMessagingError
-            }
+            Offence::FrameSize
+            | Offence::WindowSize
+            | Offence::StreamClosed
+            | Offence::Push
+            | Offence::Compression
+            | Offence::PseudoTrailer => Http2Stat::RxMessagingError,
         };
         self.http2_stats.increment(core.core, stat);
         self.stats.increment(core.core, HttpStat::DownstreamCxProtocolError);

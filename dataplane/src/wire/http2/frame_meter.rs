@@ -14,6 +14,8 @@ use std::time::Duration;
 use h2::Reason;
 use torus_ring::Nanos;
 
+use super::field_block::FieldBlock;
+
 /// What a peer may send. Source: envoy.config.core.v3.Http2ProtocolOptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameLimits {
@@ -59,10 +61,14 @@ pub enum Offence {
     StreamClosed,
     /// PUSH_PROMISE, which no client may send and no server that was told not to.
     Push,
+    /// A field block that is no HPACK.
+    Compression,
+    /// A pseudo-field among a request's trailers.
+    PseudoTrailer,
 }
 
 impl Offence {
-    /// The error code of the GOAWAY that answers it. Source: RFC 9113 §4.2, §5.1, §6.5.2, §8.4, §10.5.
+    /// The error code of the GOAWAY that answers it. Source: RFC 9113 §4.2, §4.3, §5.1, §6.5.2, §8.1, §8.4, §10.5.
     pub fn reason(self) -> Reason {
         match self {
             Self::Resets | Self::Control | Self::Empty | Self::Priority | Self::WindowUpdates => {
@@ -71,7 +77,8 @@ impl Offence {
             Self::FrameSize => Reason::FRAME_SIZE_ERROR,
             Self::WindowSize => Reason::FLOW_CONTROL_ERROR,
             Self::StreamClosed => Reason::STREAM_CLOSED,
-            Self::Push => Reason::PROTOCOL_ERROR,
+            Self::Push | Self::PseudoTrailer => Reason::PROTOCOL_ERROR,
+            Self::Compression => Reason::COMPRESSION_ERROR,
         }
     }
 }
@@ -88,6 +95,8 @@ impl fmt::Display for Offence {
             Self::WindowSize => "a flow-control window is above 2^31-1 (RFC 9113 §6.5.2, §6.9.1)",
             Self::StreamClosed => "HEADERS or DATA came for a stream that had ended (RFC 9113 §5.1)",
             Self::Push => "PUSH_PROMISE came although nobody may push (RFC 9113 §8.4)",
+            Self::Compression => "a field block is no HPACK (RFC 9113 §4.3)",
+            Self::PseudoTrailer => "a pseudo-field is among trailers (RFC 9113 §8.1)",
         })
     }
 }
@@ -95,6 +104,8 @@ impl fmt::Display for Offence {
 /// Follows the frames of a connection. Source: RFC 9113 §4.1.
 pub struct FrameMeter {
     limits: FrameLimits,
+    /// Replies may have several heads, so that only requests tell which block is one of trailers.
+    peer_is_client: bool,
     received: Walker,
     sent: Walker,
     header_block_since: Option<Nanos>,
@@ -119,6 +130,7 @@ impl FrameMeter {
     pub fn new(limits: FrameLimits, has_preface: bool) -> Self {
         Self {
             limits,
+            peer_is_client: has_preface,
             received: Walker::new(if has_preface { PREFACE_BYTES } else { 0 }),
             sent: Walker::new(if has_preface { 0 } else { PREFACE_BYTES }),
             header_block_since: None,
@@ -160,8 +172,10 @@ impl FrameMeter {
     /// Follows received bytes.
     pub fn on_received(&mut self, mut bytes: &[u8], now: Nanos) -> Result<(), Offence> {
         while let Some(frame) = self.received.next_frame(&mut bytes) {
+            self.received.fault.map_or(Ok(()), Err)?;
             self.on_frame(frame, now)?;
         }
+        self.received.fault.map_or(Ok(()), Err)?;
         within(!self.received.settings.window_is_too_large, Offence::WindowSize)
     }
 
@@ -187,6 +201,11 @@ impl FrameMeter {
                 // Trailers and DATA are for a stream that goes on. Within a header block they are the codec's to refuse (§6.10).
                 if kind != CONTINUATION && self.header_block_since.is_none() {
                     within(stream > self.stream_last || !self.ended.contains(&stream), Offence::StreamClosed)?;
+                }
+                if kind != DATA {
+                    let is_trailer = self.peer_is_client && stream <= self.stream_last;
+                    let is_first = kind == HEADERS && self.header_block_since.is_none();
+                    self.received.fields.begin(flags, length, is_first.then_some(is_trailer))?;
                 }
                 if kind == HEADERS {
                     self.stream_last = self.stream_last.max(stream);
@@ -238,6 +257,9 @@ struct Walker {
     start: [u8; 13],
     start_bytes: usize,
     settings: Settings,
+    fields: FieldBlock,
+    /// What is wrong with the fields that went by.
+    fault: Option<Offence>,
 }
 
 /// Reads the values of a SETTINGS frame (RFC 9113 §6.5.1).
@@ -280,7 +302,14 @@ struct FrameStart {
 
 impl Walker {
     fn new(skip_bytes: u64) -> Self {
-        Self { skip_bytes, start: [0; 13], start_bytes: 0, settings: Settings::default() }
+        Self {
+            skip_bytes,
+            start: [0; 13],
+            start_bytes: 0,
+            settings: Settings::default(),
+            fields: FieldBlock::new(),
+            fault: None,
+        }
     }
 
     /// The next frame that begins in `bytes`, which is then what follows its fixed part.
@@ -292,6 +321,9 @@ impl Walker {
                 if self.settings.left_bytes > 0 {
                     self.settings.read(bytes.get(..skipped).unwrap_or_default());
                     self.settings.left_bytes -= skipped as u64;
+                }
+                if self.fields.left_bytes() > 0 && self.fault.is_none() {
+                    self.fault = self.fields.read(bytes.get(..skipped).unwrap_or_default()).err();
                 }
                 *bytes = bytes.get(skipped..).unwrap_or_default();
             }

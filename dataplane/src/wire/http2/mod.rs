@@ -1,5 +1,6 @@
 //! HTTP/2 over a ring socket: the `h2` codec on the ring's executor, and where its messages meet `torus-codec`'s.
 
+mod field_block;
 pub mod frame_meter;
 pub mod io;
 pub mod keepalive;
