@@ -122,6 +122,7 @@ fn serve(
         log: Some(log),
         admin,
         admin_address_path: options.admin_address_path.clone().map(PathBuf::from),
+        snapshot_path: options.snapshot_path.clone().map(PathBuf::from),
         admin_access_logs,
         facts: Facts::new(options, worker_count, &loaded.node, driver, loaded.raw.into_bytes()),
         discovery: loaded.discovery,

@@ -39,6 +39,8 @@ pub struct Options {
     pub log_path: Option<String>,
     /// File that gets the admin server's address once it listens.
     pub admin_address_path: Option<String>,
+    /// File that keeps what control planes have sent.
+    pub snapshot_path: Option<String>,
     /// How long shutting down and replaced listeners let requests run.
     pub drain_time: Duration,
     /// Whether draining spreads its closes over the drain time.
@@ -219,6 +221,7 @@ impl Flags {
             log_format: self.log_format,
             log_path: self.log_path,
             admin_address_path: self.admin_address_path,
+            snapshot_path: self.snapshot_path,
             drain_time: Duration::from_secs(self.drain_time_s.into()),
             drain_strategy: self.drain_strategy,
             file_flush_interval: Duration::from_millis(self.file_flush_interval_msec.into()),
@@ -288,6 +291,9 @@ struct Flags {
     /// File that gets the admin server's address once it listens
     #[arg(long, value_name = "FILE")]
     admin_address_path: Option<String>,
+    /// File that keeps what control planes have sent, without secrets: a restart serves it until they answer
+    #[arg(long, value_name = "FILE")]
+    snapshot_path: Option<String>,
     /// Seconds that shutting down lets requests run
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     drain_time_s: u32,

@@ -26,6 +26,7 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::address::Address;
+use super::discovery::disk::Keeper;
 use super::discovery::grpc::{self, Event, GrpcPlan};
 use super::discovery::source::{Source, SourceIndex};
 use super::discovery::{self, Discovery, Followed, file};
@@ -67,6 +68,8 @@ pub struct ConfigThread {
     pub admin: Option<AdminSocket>,
     /// File that gets the admin server's address. Source: Envoy, `--admin-address-path`.
     pub admin_address_path: Option<PathBuf>,
+    /// File that keeps what control planes have sent.
+    pub snapshot_path: Option<PathBuf>,
     /// Where requests to the admin server are logged.
     pub admin_access_logs: Vec<AccessLog>,
     /// What the admin server tells of the process.
@@ -159,12 +162,14 @@ impl ConfigThread {
         if let Some(discovery) = &discovery {
             *admin.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = discovery.records();
         }
+        let keeper = self.snapshot_path.filter(|_| discovery.is_some()).map(|path| Keeper::new(path, node.clone()));
         let mut turns = Turns {
             publisher: self.publisher,
             lifecycle: self.lifecycle,
             admin,
             is_discovery_cold: discovery.is_some(),
             discovery,
+            keeper,
             node,
             events,
             updates,
@@ -177,13 +182,15 @@ impl ConfigThread {
             listeners_stop_at: None,
             last_check: Instant::now(),
         };
-        turns.start_sources();
         turns.warm_up(0);
+        turns.restore();
+        turns.start_sources();
         let mut settle_tick = ticks(SETTLE_CHECK_INTERVAL);
         let mut stats_tick = ticks(self.stats_flush_interval);
         let mut log_tick = ticks(turns.admin.log_sinks.flush_interval());
         let mut watchdog_tick = ticks(watchdog::CHECK_INTERVAL);
         let mut files_tick = ticks(FILES_CHECK_INTERVAL);
+        let mut keep_tick = ticks(KEEP_CHECK_INTERVAL);
         let mut drain_tick = ticks(DRAIN_CHECK_INTERVAL);
         loop {
             let stop_at = turns.listeners_stop_at.map(|(at, _)| at);
@@ -231,6 +238,7 @@ impl ConfigThread {
                 _ = log_tick.tick() => turns.admin.flush_logs(),
                 _ = watchdog_tick.tick() => turns.check_threads(),
                 _ = files_tick.tick() => turns.follow_files(),
+                _ = keep_tick.tick(), if turns.keeper.is_some() => turns.keep().await,
                 _ = drain_tick.tick(), if turns.drain_deadline.is_some() => {
                     if let Some(ending) = turns.drain_state() {
                         return Ok(turns.end(ending));
@@ -257,6 +265,8 @@ struct Turns {
     listeners_stop_at: Option<(Instant, bool)>,
     last_check: Instant,
     discovery: Option<Discovery>,
+    /// Keeps what discovery brings for the next start.
+    keeper: Option<Keeper>,
     /// Discovery is counted among what warms.
     is_discovery_cold: bool,
     /// Who asks control planes.
@@ -359,6 +369,28 @@ impl Turns {
             let now = std::time::Instant::now();
             events.into_iter().map(|(source, event)| discovery.on_event(source, event, now, draft)).collect()
         });
+        if let Some(keeper) = self.keeper.as_mut().filter(|_| received.is_some()) {
+            keeper.note_change();
+        }
+    }
+
+    /// Takes up what the process before this one was told.
+    fn restore(&mut self) {
+        let kept = self.keeper.as_ref().map(Keeper::load).unwrap_or_default();
+        if !kept.is_empty() {
+            let count: usize = kept.iter().map(|part| part.resources.len()).sum();
+            tracing::info!(target: "config", "{count} resources of the run before serve until the control plane answers");
+            let now = std::time::Instant::now();
+            self.discover(None, |discovery, draft| vec![discovery.restore(&kept, now, draft)]);
+        }
+    }
+
+    /// Writes what discovery has brought to the disk, once nothing in it waits for something.
+    async fn keep(&mut self) {
+        let (Some(keeper), Some(discovery)) = (&mut self.keeper, &self.discovery) else { return };
+        if keeper.is_due().await && discovery.is_warm(self.publisher.current()) {
+            keeper.keep(discovery.kept());
+        }
     }
 
     fn on_discovery_due(&mut self) {
@@ -536,7 +568,12 @@ impl Turns {
         self.drain_deadline.filter(|deadline| Instant::now() >= *deadline).map(|_| Ending::DrainTimeOver)
     }
 
-    fn end(&self, ending: Ending) -> Ending {
+    fn end(&mut self, ending: Ending) -> Ending {
+        if let (Some(keeper), Some(discovery)) = (&mut self.keeper, &self.discovery)
+            && discovery.is_warm(self.publisher.current())
+        {
+            keeper.finish(|| discovery.kept());
+        }
         let left = self.lifecycle.connections();
         self.admin.flush_logs();
         self.lifecycle.end();
@@ -693,6 +730,8 @@ const SETTLE_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 const UPDATES_GATHER: Duration = Duration::from_millis(2);
 /// How often files of certificates are looked at.
 const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether there is something to keep.
+const KEEP_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often a process that leaves looks whether it is drained.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 

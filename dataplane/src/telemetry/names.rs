@@ -728,6 +728,7 @@ stat_group! {
         RingTaskPanics = Counter "ring.task_panics",
         RingTurns = Counter "ring.turns",
         ConfigReceiptToLiveUs = Histogram "config.receipt_to_live_us",
+        ConfigSwapUs = Histogram "config.swap_us",
     }
     by_worker {
         LoopLagMaxUs, RingBuffersLeased, RingCancelled, RingCompletionOverflow, RingEnters, RingNoBuffers,

@@ -20,7 +20,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::connections::{Connections, EndedConnection};
 use self::runner::{Job, Runners};
@@ -33,6 +33,8 @@ use crate::exchange::core_state::CoreState;
 use crate::listener::filter::{Inspection, Verdict};
 use crate::listener::socket::ListenSockets;
 use crate::slab::SlabKey;
+use crate::telemetry::counters::Stats;
+use crate::telemetry::names::TorusStat;
 use crate::upstream::pool::UPSTREAM_TOKEN_BIT;
 
 /// How often idle connections are looked at.
@@ -125,19 +127,21 @@ impl Worker {
     }
 
     /// Runs the core until the process ends, or drains and every request is finished.
-    pub fn run(self: &Rc<Self>, subscriber: Subscriber) {
+    pub fn run(self: &Rc<Self>, subscriber: Subscriber, stats: &Stats<TorusStat>) {
         let ring = self.core.ring.clone();
-        ring.block_on(self.follow(subscriber));
+        ring.block_on(self.follow(subscriber, stats));
         self.core.log_buffers.borrow_mut().flush();
     }
 
     /// Takes new snapshots and obeys the lifecycle; returns when the worker has nothing left to do.
-    async fn follow(self: &Rc<Self>, mut subscriber: Subscriber) {
+    async fn follow(self: &Rc<Self>, mut subscriber: Subscriber, stats: &Stats<TorusStat>) {
         let lifecycle = Arc::clone(&self.core.lifecycle);
         loop {
             if let Some(snapshot) = subscriber.take_newer() {
+                let began = Instant::now();
                 self.listen(&snapshot);
                 self.core.set_snapshot(snapshot);
+                stats.record(self.core.core, TorusStat::ConfigSwapUs, began.elapsed().as_micros() as u64);
             }
             let phase = lifecycle.phase();
             if phase.is_leaving() {

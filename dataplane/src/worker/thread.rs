@@ -95,7 +95,8 @@ fn run(plan: WorkerPlan, started: &mpsc::SyncSender<Started>) {
         let wake = wake.clone();
         move || wake.wake()
     });
-    ring.spawn(super::ring_stats::report(ring.clone(), plan.log_sinks.torus_stats(), core));
+    let stats = plan.log_sinks.torus_stats();
+    ring.spawn(super::ring_stats::report(ring.clone(), Arc::clone(&stats), core));
     let state = CoreState::new(CoreParts {
         ring: ring.clone(),
         core,
@@ -108,6 +109,6 @@ fn run(plan: WorkerPlan, started: &mpsc::SyncSender<Started>) {
     let worker = Worker::new(state);
     worker.start(Vec::new());
     if started.send(Ok((wake, ring.heartbeat(), ring.report().clone()))).is_ok() {
-        worker.run(subscriber);
+        worker.run(subscriber, &stats);
     }
 }

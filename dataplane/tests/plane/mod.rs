@@ -191,13 +191,14 @@ impl AggregatedDiscoveryService for Plane {
             let mut changes = plane.world.subscribe();
             let mut asked: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
             let mut sent: BTreeMap<&str, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
+            let mut answered: BTreeSet<&str> = BTreeSet::new();
             loop {
                 let (version, world) = changes.borrow_and_update().clone();
                 for (kind, names) in &asked {
                     let all = world.get(kind).cloned().unwrap_or_default();
                     let wanted = all.into_iter().filter(|(name, _)| names.is_empty() || names.contains(name));
                     let wanted: BTreeMap<String, Vec<u8>> = wanted.collect();
-                    let is_first = !sent.contains_key(kind);
+                    let is_first = answered.insert(*kind);
                     let before = sent.insert(kind, wanted.clone()).unwrap_or_default();
                     let removed: Vec<String> =
                         before.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
@@ -231,6 +232,9 @@ impl AggregatedDiscoveryService for Plane {
                         if let Some(error) = request.error_detail {
                             plane.refusals.lock().unwrap().push(error.message);
                         }
+                        // What the client has from before is sent anew, or taken away.
+                        let has = request.initial_resource_versions.into_keys().map(|name| (name, Vec::new()));
+                        sent.entry(kind(&request.type_url)).or_default().extend(has);
                         let names = asked.entry(kind(&request.type_url)).or_default();
                         names.extend(request.resource_names_subscribe);
                         names.retain(|name| !request.resource_names_unsubscribe.contains(name));

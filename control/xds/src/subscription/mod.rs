@@ -133,6 +133,11 @@ impl Subscription {
         &self.version
     }
 
+    /// What was accepted and is there: each name with its version, `None` for what has a time to live.
+    pub fn accepted(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.known.lasting()
+    }
+
     /// Whether nothing is asked for.
     pub fn is_idle(&self) -> bool {
         self.wanted.is_nothing()
@@ -176,23 +181,35 @@ impl Subscription {
         let names: BTreeSet<Box<str>> = names.into_iter().map(Into::into).collect();
         let gone: Vec<Box<str>> = self.wanted.names.difference(&names).cloned().collect();
         let added: Vec<Box<str>> = names.difference(&self.wanted.names).cloned().collect();
-        for name in &gone {
-            self.wanted.remove(name);
-            self.awaited.remove(name);
-            self.fetch_timeouts.remove(name);
-        }
-        let wanted = &self.wanted;
-        if !gone.is_empty() {
-            self.known.forget(|name| wanted.covers(name));
-        }
-        for name in &added {
-            self.wanted.add(name);
-            if !self.known.contains(name) {
-                self.await_name(name, now);
-            }
-        }
-        self.is_due |= !gone.is_empty() || !added.is_empty();
+        gone.iter().for_each(|name| self.remove_name(name));
+        added.iter().for_each(|name| self.add_name(name, now));
         debug_assert!(self.is_consistent());
+    }
+
+    /// Asks for one more name, which among thousands costs less than [`Self::set_names`].
+    pub fn add_name(&mut self, name: &str, now: Instant) {
+        if self.wanted.names.contains(name) {
+            return;
+        }
+        self.wanted.add(name);
+        if !self.known.contains(name) {
+            self.await_name(name, now);
+        }
+        self.is_due = true;
+    }
+
+    /// Asks for a name no longer.
+    pub fn remove_name(&mut self, name: &str) {
+        if !self.wanted.names.contains(name) {
+            return;
+        }
+        self.wanted.remove(name);
+        self.awaited.remove(name);
+        self.fetch_timeouts.remove(name);
+        if !self.wanted.covers(name) {
+            self.known.remove(name);
+        }
+        self.is_due = true;
     }
 
     /// Asks again for `name`, of which the server may think that the client has it (delta; "forget and ask again").

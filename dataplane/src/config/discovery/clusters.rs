@@ -1,6 +1,6 @@
 //! Discovered clusters and their endpoints: what is there, what is new and waits for its endpoints.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +23,21 @@ pub(super) struct Clusters {
     /// The newest assignment of each name that some cluster asks for.
     assignments: HashMap<(SourceIndex, Box<str>), Arc<[u8]>>,
     /// Names of the clusters that ask for an assignment.
-    users: HashMap<(SourceIndex, Box<str>), Vec<Box<str>>>,
-    /// What is asked for may be other than [`Self::users`] says.
-    is_changed: bool,
+    users: HashMap<(SourceIndex, Box<str>), BTreeSet<Box<str>>>,
+    /// The assignments that each cluster asks for, as [`Self::users`] has it.
+    asked: HashMap<Box<str>, Vec<(SourceIndex, Box<str>)>>,
+    /// Clusters that may ask for others by now.
+    changed: BTreeSet<Box<str>>,
+    /// Clusters that wait for their first endpoints.
+    cold: BTreeSet<Box<str>>,
+}
+
+/// What is to be asked for from now on, and what no longer.
+#[derive(Default)]
+pub(super) struct Asks {
+    /// With how long each may be missing.
+    pub added: Vec<(SourceIndex, Box<str>, Duration)>,
+    pub gone: Vec<(SourceIndex, Box<str>)>,
 }
 
 struct Held {
@@ -65,47 +77,72 @@ fn asks_for(cluster: &Cluster, source: SourceIndex, name: &str) -> bool {
 impl Clusters {
     /// The clusters of the bootstrap.
     pub(super) fn new(snapshot: &Snapshot) -> Self {
-        let mut clusters = Self { is_changed: true, ..Self::default() };
+        let mut clusters = Self::default();
         for (index, cluster) in snapshot.live_clusters() {
+            let name: Box<str> = (&*cluster.name).into();
             let live = service(cluster).is_none().then(|| cluster.clone());
+            if live.is_none() {
+                clusters.cold.insert(name.clone());
+            }
+            clusters.changed.insert(name.clone());
             let held = Held { index, body: [].into(), newest: cluster.clone(), live, is_static: true };
-            clusters.held.insert((&*cluster.name).into(), held);
+            clusters.held.insert(name, held);
         }
         clusters
     }
 
-    /// Whether the names in [`Self::services`] changed since the last call.
-    pub(super) fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.is_changed)
-    }
-
-    /// Names of the assignments that are needed, and how long each may be missing. Assignments that are not are forgotten.
-    pub(super) fn services(&mut self) -> BTreeMap<SourceIndex, BTreeMap<Box<str>, Duration>> {
-        let mut users: HashMap<(SourceIndex, Box<str>), Vec<Box<str>>> = HashMap::with_capacity(self.users.len());
-        let mut all: BTreeMap<SourceIndex, BTreeMap<Box<str>, Duration>> = BTreeMap::new();
-        for (name, held) in &self.held {
-            for (source, service, limit) in held.services() {
-                all.entry(source).or_default().insert(service.into(), limit);
-                let users = users.entry((source, service.into())).or_default();
-                if users.last() != Some(name) {
-                    users.push(name.clone());
+    /// How the assignments that are needed differ from those at the last call. What nobody needs is forgotten.
+    pub(super) fn take_asks(&mut self) -> Asks {
+        let mut asks = Asks::default();
+        let mut released = Vec::new();
+        for name in std::mem::take(&mut self.changed) {
+            let before = self.asked.remove(&name).unwrap_or_default();
+            let mut now: Vec<(SourceIndex, Box<str>)> = Vec::new();
+            for (source, service, limit) in self.held.get(&name).into_iter().flat_map(Held::services) {
+                let key = (source, Box::from(service));
+                if now.contains(&key) {
+                    continue;
                 }
+                let users = self.users.entry(key.clone()).or_default();
+                if users.is_empty() {
+                    asks.added.push((source, service.into(), limit));
+                }
+                users.insert(name.clone());
+                now.push(key);
+            }
+            let left = before.into_iter().filter(|key| !now.contains(key));
+            released.extend(left.map(|key| (key, name.clone())));
+            if !now.is_empty() {
+                self.asked.insert(name, now);
             }
         }
-        self.assignments.retain(|key, _| users.contains_key(key));
-        self.users = users;
-        all
+        // At last, so that what passes from one cluster to another is asked for all the time.
+        for (key, name) in released {
+            let Some(users) = self.users.get_mut(&key) else { continue };
+            users.remove(&name);
+            if users.is_empty() {
+                self.users.remove(&key);
+                self.assignments.remove(&key);
+                asks.gone.push(key);
+            }
+        }
+        asks
     }
 
     /// How many wait for their first endpoints.
     pub(super) fn warming_count(&self) -> usize {
-        self.held.values().filter(|held| !held.is_warm()).count()
+        self.cold.len()
     }
 
     /// The stats of the clusters that ask for the assignment `name`.
     pub(super) fn stats_of(&self, source: SourceIndex, name: &str) -> impl Iterator<Item = &Arc<Stats<ClusterStat>>> {
         let users = self.users.get(&(source, name.into())).into_iter().flatten();
         users.filter_map(|user| Some(&self.held.get(user)?.newest.stats))
+    }
+
+    /// The newest assignment called `name`, in wire format.
+    pub(super) fn assignment(&self, source: SourceIndex, name: &str) -> Option<Arc<[u8]>> {
+        self.assignments.get(&(source, name.into())).cloned()
     }
 
     /// Whether this is what there is already, or something that discovery leaves as it is.
@@ -156,7 +193,8 @@ impl Clusters {
         change.stats.cluster_manager.increment(change.stats.core, stat);
         change.records.warm(Kind::Cluster, &resource.name, config);
         self.held.insert(resource.name.clone(), held);
-        self.is_changed = true;
+        self.changed.insert(resource.name.clone());
+        self.cold.insert(resource.name.clone());
         if is_warm {
             self.go_live(&resource.name, change);
         }
@@ -172,7 +210,8 @@ impl Clusters {
         show(change.draft, held.index, None);
         change.records.remove(Kind::Cluster, name);
         change.stats.cluster_manager.increment(change.stats.core, ClusterManagerStat::ClusterRemoved);
-        self.is_changed = true;
+        self.changed.insert(name.into());
+        self.cold.remove(name);
         Some(held.index)
     }
 
@@ -248,8 +287,10 @@ impl Clusters {
     fn go_live(&mut self, name: &str, change: &mut Change<'_>) {
         let Some(held) = self.held.get_mut(name) else { return };
         // What served may have asked for other endpoints.
-        self.is_changed |=
-            held.live.as_ref().is_some_and(|live| service(live).is_some() && !live.is_same_configuration(&held.newest));
+        if held.live.as_ref().is_some_and(|live| service(live).is_some() && !live.is_same_configuration(&held.newest)) {
+            self.changed.insert(name.into());
+        }
+        self.cold.remove(name);
         held.live = Some(held.newest.clone());
         held.newest.stats.set(change.stats.core, ClusterStat::WarmingState, 0);
         show(change.draft, held.index, held.live.clone());

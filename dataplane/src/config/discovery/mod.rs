@@ -4,6 +4,7 @@
 //! is named in the refusal; the rest goes live. What needs something else waits for it: a cluster for its endpoints, a listener for
 //! its route table.
 
+pub mod disk;
 pub mod file;
 pub mod grpc;
 pub mod kind;
@@ -12,6 +13,7 @@ pub mod source;
 
 mod clusters;
 mod listeners;
+mod restart;
 mod stats;
 
 use std::collections::BTreeMap;
@@ -60,6 +62,8 @@ pub struct Discovery {
     awaited: Vec<Kind>,
     stats: DiscoveryStats,
     records: Arc<Mutex<Records>>,
+    /// What comes is from the disk: no server has sent it, and it does not count.
+    is_restoring: bool,
 }
 
 /// The stream of one source.
@@ -133,6 +137,7 @@ impl Discovery {
             awaited: plan.wildcards.iter().map(|(kind, _)| *kind).collect(),
             stats,
             records,
+            is_restoring: false,
         };
         discovery.open_channels(&plan.wildcards);
         for (kind, asked) in &plan.wildcards {
@@ -368,6 +373,9 @@ impl Discovery {
 
     /// Counts an answer that was looked through.
     fn count(&mut self, source: SourceIndex, kind: Kind, outcome: &Outcome<'_>) {
+        if self.is_restoring {
+            return;
+        }
         let Outcome { names, rejections, is_refused, version, took } = *outcome;
         let stats = &self.stats;
         let mut records = lock(&self.records);
@@ -457,10 +465,7 @@ impl Discovery {
     /// Asks for the names that are needed now, and sends every request that is due.
     fn ask(&mut self, now: Instant, draft: &Snapshot) {
         self.open_channels(&[]);
-        if self.clusters.take_changed() {
-            let services = self.clusters.services();
-            self.want(Kind::Endpoints, services, now);
-        }
+        self.ask_for_endpoints(now);
         if self.listeners.take_changed() {
             let needed = self.listeners.tables(draft);
             let mut tables: BTreeMap<SourceIndex, BTreeMap<Box<str>, Duration>> = BTreeMap::new();
@@ -490,6 +495,26 @@ impl Discovery {
                 let _ = requests.send(request);
             }
         }
+    }
+
+    /// Asks for the assignments that clusters need now. One cluster more among thousands is one name more.
+    fn ask_for_endpoints(&mut self, now: Instant) {
+        let asks = self.clusters.take_asks();
+        for (source, name, limit) in &asks.added {
+            if let Some(subscription) = self.endpoints_of(*source) {
+                subscription.set_fetch_timeout(name, *limit);
+                subscription.add_name(name, now);
+            }
+        }
+        for (source, name) in &asks.gone {
+            if let Some(subscription) = self.endpoints_of(*source) {
+                subscription.remove_name(name);
+            }
+        }
+    }
+
+    fn endpoints_of(&mut self, source: SourceIndex) -> Option<&mut Subscription> {
+        self.channels.get_mut(usize::from(source.0))?.stream.subscription_mut(Kind::Endpoints.type_url())
     }
 
     /// Makes `wanted` what is asked for of `kind`, by source.

@@ -1,6 +1,6 @@
 //! What was sent and what became of it, for the admin server: versions, times, what waits, what was refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,6 +14,8 @@ pub struct Records {
     routes: BTreeMap<Box<str>, Record>,
     endpoints: BTreeMap<Box<str>, Record>,
     versions: BTreeMap<Kind, Box<str>>,
+    /// Kinds of which some record has a failure.
+    failing: BTreeSet<Kind>,
     /// Stats that are texts, by name.
     pub texts: BTreeMap<String, Box<str>>,
     /// Listeners that wait, each with the route tables that it waits for.
@@ -66,6 +68,12 @@ pub struct Failure {
     pub details: String,
 }
 
+impl Record {
+    fn is_over(&self) -> bool {
+        self.active.is_none() && self.warming.is_none() && self.draining.is_none() && self.failure.is_none()
+    }
+}
+
 impl Records {
     /// The records of a kind by name.
     pub fn of(&self, kind: Kind) -> &BTreeMap<Box<str>, Record> {
@@ -105,20 +113,26 @@ impl Records {
     }
 
     pub(super) fn fail(&mut self, kind: Kind, name: &str, failure: Failure) {
+        self.failing.insert(kind);
         self.entry(kind, name).failure = Some(failure);
     }
 
     /// The next answer of the kind: what was refused in the one before is no news any more, as in Envoy.
     pub(super) fn forget_failures(&mut self, kind: Kind) {
-        self.all(kind).values_mut().for_each(|record| record.failure = None);
-        self.prune(kind);
+        if self.failing.remove(&kind) {
+            self.all(kind).values_mut().for_each(|record| record.failure = None);
+            self.prune(kind);
+        }
     }
 
     pub(super) fn remove(&mut self, kind: Kind, name: &str) {
-        if let Some(record) = self.all(kind).get_mut(name) {
+        let records = self.all(kind);
+        if let Some(record) = records.get_mut(name) {
             (record.active, record.warming) = (None, None);
+            if record.is_over() {
+                records.remove(name);
+            }
         }
-        self.prune(kind);
     }
 
     /// What was in use ends its connections.
@@ -143,9 +157,7 @@ impl Records {
     }
 
     fn prune(&mut self, kind: Kind) {
-        self.all(kind).retain(|_, it| {
-            it.active.is_some() || it.warming.is_some() || it.draining.is_some() || it.failure.is_some()
-        });
+        self.all(kind).retain(|_, record| !record.is_over());
     }
 
     fn all(&mut self, kind: Kind) -> &mut BTreeMap<Box<str>, Record> {

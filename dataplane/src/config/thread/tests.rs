@@ -34,6 +34,7 @@ fn start(drain_time: Duration) -> Running {
         log: None,
         admin: Some(admin),
         admin_address_path: None,
+        snapshot_path: None,
         admin_access_logs: Vec::new(),
         discovery: None,
         facts: Facts::default(),
