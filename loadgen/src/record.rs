@@ -175,6 +175,8 @@ pub struct Counts {
     /// Requests written again, for the idle connection had just been closed by the peer.
     pub rewritten: u64,
     pub bytes_received: u64,
+    /// Whole ones of gRPC replies; a reply may be a stream of them.
+    pub messages_received: u64,
     /// Connections closed and opened anew because `--connect-rate` asks for it, and those that could not be.
     pub renewed: u64,
     pub renewals_failed: u64,
@@ -230,6 +232,7 @@ impl Counts {
             connections,
             rewritten,
             bytes_received,
+            messages_received,
             renewed,
             renewals_failed,
         } = self;
@@ -242,6 +245,7 @@ impl Counts {
             connections,
             rewritten,
             bytes_received,
+            messages_received,
             renewed,
             renewals_failed,
         ];
@@ -262,6 +266,7 @@ impl AddAssign<&Counts> for Counts {
         self.connections += other.connections;
         self.rewritten += other.rewritten;
         self.bytes_received += other.bytes_received;
+        self.messages_received += other.messages_received;
         self.renewed += other.renewed;
         self.renewals_failed += other.renewals_failed;
     }

@@ -128,6 +128,21 @@ fn workers_of_one_machine() {
 }
 
 #[test]
+fn a_search_runs_on_every_worker() {
+    // Four connections of 20 ms carry 200 requests a second at most.
+    let (_serve, address) = serve(&["--delay", "20ms"]);
+    let [one, two] = [worker(&[], "127.0.0.1:0"), worker(&[], "127.0.0.1:0")];
+    let flags = "--find-max --slo p90<200ms -r 60 -c 4 -d 700ms --warmup 200ms";
+    let output =
+        coordinate(&format!("http://{address}/fixed"), &format!("{},{}", one.1, two.1), flags).output().unwrap();
+    let report = report(&output);
+    let search = &report["search"];
+    assert!(search["rate"].as_f64().is_some_and(|rate| (100.0..=210.0).contains(&rate)), "{search}");
+    assert!(search["tries"].as_array().is_some_and(|tries| tries.len() >= 4), "{search}");
+    assert_eq!(report["remote_workers"].as_array().map(Vec::len), Some(2), "{report}");
+}
+
+#[test]
 fn workers_in_namespaces_of_their_own() {
     let Some(namespaces) = Namespaces::new() else { return };
     let subnet = &namespaces.subnet;

@@ -40,7 +40,10 @@ fn nghttpd(certificates: Option<&Certificates>, trailer: &str) -> Option<(Runnin
     let port = free_port();
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("shop.Cart")).unwrap();
-    std::fs::write(folder.path().join("shop.Cart/Add"), vec![b'x'; 100_000]).unwrap();
+    // One message of gRPC: its length, then its bytes.
+    let message = [&[0, 0, 1, 0x86, 0xa0][..], &[b'x'; 100_000]].concat();
+    std::fs::write(folder.path().join("shop.Cart/Add"), message).unwrap();
+    std::fs::write(folder.path().join("shop.Cart/Cut"), b"\0\0\0\0\x05abc").unwrap();
     let mut command = Command::new(program);
     command.arg(format!("--trailer={trailer}")).args(["--address=127.0.0.1", "-d"]).arg(folder.path());
     match certificates {
@@ -96,6 +99,9 @@ fn http2_and_grpc_with_nghttpd() {
     assert!(report["rates"]["bytes_received"].as_f64() > Some(100.0 * 100_000.0), "{}", report["rates"]);
     check_all_succeeded(&run(&target, &["--http", "2", "--closed"]), "HTTP/2");
     check_all_succeeded(&run(&target, &["--grpc", "--body", "abc"]), "gRPC");
+    let report = run(&format!("http://127.0.0.1:{port}/shop.Cart/Cut"), &["--grpc"]);
+    assert_eq!(report["requests"]["succeeded"], 0, "{}", report["requests"]);
+    assert!(report["requests"]["errors"].to_string().contains("malformed"), "{}", report["requests"]);
     let report = run(&format!("http://127.0.0.1:{port}/none"), &["--http", "2"]);
     assert_eq!(report["requests"]["succeeded"], 0, "{}", report["requests"]);
     let Some((_refusing, port)) = nghttpd(None, "grpc-status:7") else { return };
@@ -121,6 +127,88 @@ fn grpc_with_grpcio() {
         assert_eq!(report["requests"]["succeeded"], 0, "{}", report["requests"]);
         assert!(report["requests"]["errors"].to_string().contains("grpc_status"), "{}", report["requests"]);
     }
+}
+
+/// Messages from JSON for each kind of method, whose types a server of grpcio tells, or protoc wrote down.
+#[test]
+fn grpc_messages_from_json() {
+    let files = Certificates::new();
+    let set = files.path("shop.pb");
+    let (plain, secure) = (free_port(), free_port());
+    let serve = |port: u16, version: &str, more: &[&str]| {
+        python("xds", &[&["shop-serve", &*port.to_string(), &set, version], more].concat())
+    };
+    let Some(mut command) = serve(plain, "v1", &[]) else { return };
+    let _plain = start(&mut command, plain);
+    let Some(mut command) = serve(secure, "v1alpha", &[&files.path("server.key"), &files.path("server.pem")]) else {
+        return;
+    };
+    let _secure = start(&mut command, secure);
+    let ca = files.path("ca.pem");
+    let data = files.path("items.csv");
+    std::fs::write(&data, "item,count\npears,2\nplums,3\n").unwrap();
+    let several = files.path("items.json");
+    std::fs::write(&several, "{\"name\": \"pears\", \"count\": 2}\n{\"name\": \"plums\"}\n").unwrap();
+    let pears = r#"{"name": "pears", "count": 2, "until": "2030-01-01T00:00:00Z"}"#;
+    for (from, flags) in [
+        (format!("http://127.0.0.1:{plain}"), &[][..]),
+        (format!("https://localhost:{secure}"), &["--cacert", &*ca][..]),
+        (format!("http://127.0.0.1:{plain}"), &["--descriptor-set", &*set]),
+    ] {
+        for (method, messages, expected, each) in [
+            ("Add", &["--message", pears][..], "pears", 1.0),
+            ("Add", &["--message", r#"{"name": "{{item}}", "count": {{count}}}"#, "--data", &*data], "p", 1.0),
+            ("Fill", &["--message-file", &*several], "2 pears, 0 plums", 1.0),
+            ("Fill", &["--message", pears, "--message-repeat", "3"], "2 pears, 2 pears, 2 pears", 1.0),
+            ("List", &["--message", pears], "pears", 2.0),
+            ("Talk", &["--message-file", &*several, "--message-repeat", "50"], "plums", 100.0),
+        ] {
+            let flags = [flags, messages, &["--grpc", "--expect-body", expected]].concat();
+            let report = run(&format!("{from}/shop.Shop/{method}"), &flags);
+            check_all_succeeded(&report, "gRPC");
+            let rates = &report["rates"];
+            let ratio = rates["messages_received"].as_f64().unwrap() / rates["completed"].as_f64().unwrap();
+            assert!((ratio / each - 1.0).abs() < 0.02, "{method}: {ratio} messages a reply");
+        }
+    }
+    let report = run(&format!("http://127.0.0.1:{plain}/shop.Shop/Add"), &["--grpc", "--message", "{}"]);
+    assert!(report["requests"]["errors"].to_string().contains("grpc_status"), "{}", report["requests"]);
+    let plain = format!("http://127.0.0.1:{plain}");
+    for (target, flags, expected) in [
+        (
+            format!("{plain}/shop.Shop/Pay"),
+            &["--message", "{}"][..],
+            "no method `Pay` in shop.Shop; there are: Add, Fill, List, Talk",
+        ),
+        (format!("{plain}/shop.Shed/Add"), &["--message", "{}"], "no service `shop.Shed` in 127.0.0.1:"),
+        (
+            format!("{plain}/shop.Shop/Add"),
+            &["--message", "{\"nam\": 1}"],
+            "--message:1:6: no shop.Item: unrecognized field name 'nam'",
+        ),
+        (format!("{plain}/shop.Shop/Add"), &["--message-file", &*data], "items.csv:1:1: no shop.Item: "),
+        (
+            format!("{plain}/shop.Shop/Add"),
+            &["--message-file", &*several],
+            "items.json: shop.Shop.Add takes one message, here are 2",
+        ),
+        (
+            format!("{plain}/shop.Shop/Add"),
+            &["--message", "{}", "--descriptor-set", &*data],
+            "items.csv: no descriptor set: ",
+        ),
+        (format!("{plain}/"), &["--message", "{}"], "`/` is no method"),
+    ] {
+        let output = torus_load(&target, &[flags, &["--grpc"]].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains(expected), "{flags:?}: {error}");
+        assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{flags:?}: {error}");
+    }
+    // A server without reflection.
+    let Some((_nghttpd, port)) = nghttpd(None, "grpc-status:12") else { return };
+    let output = torus_load(&format!("http://127.0.0.1:{port}/shop.Shop/Add"), &["--grpc", "--message", "{}"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("does not tell of its services by reflection"), "{error}");
 }
 
 /// A server that speaks something else is told of in the report, with the cause.

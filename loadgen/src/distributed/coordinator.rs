@@ -9,14 +9,15 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Request;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
+use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
 use super::message::{Order, Pong, Run, Word};
 use super::{MESSAGE_BYTES_MAX, PATH};
+use crate::run::Options;
 use crate::run::crew::Place;
 use crate::run::execute::{ExecuteError, Gather, Outcome};
 use crate::run::request::Protocol;
@@ -27,6 +28,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A worker that is gone is noticed after the sum of both.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a worker may be busy with a run before.
+const BUSY_WITHIN: Duration = Duration::from_secs(1);
 /// How long workers may take to open their connections.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Exchanges that tell how far a worker's clock is from ours; the quickest one counts.
@@ -74,21 +77,22 @@ struct Worker {
     finished: Option<Vec<Finished>>,
 }
 
-/// Runs `load` on `addresses`; what the workers say of the protocols goes into `setup`.
+/// Runs `load`, which is what `options` ask for, on their workers; what the workers say of the protocols goes into `setup`.
 ///
 /// Errors: a worker cannot be reached or cannot make its part ready. One that is lost later makes the outcome invalid instead.
 pub fn execute(
     setup: &mut Setup,
-    addresses: &[String],
+    options: &Options,
     load: &Load,
     stop: &Arc<AtomicBool>,
 ) -> Result<Outcome, CoordinatorError> {
+    let addresses = &options.workers;
     let place = Place { first: 0, of: setup.threads * addresses.len() };
     if let Some(few) = setup.all().find(|target| target.connections < place.of) {
         return Err(CoordinatorError::Connections { connections: few.connections, threads: place.of });
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(CoordinatorError::Runtime)?.block_on(coordinate(setup, addresses, load, stop))
+    runtime.map_err(CoordinatorError::Runtime)?.block_on(coordinate(setup, options, load, stop))
 }
 
 /// The flags of this program's own command line, without those that are for the coordinator alone.
@@ -107,17 +111,19 @@ fn arguments() -> Vec<String> {
 
 async fn coordinate(
     setup: &mut Setup,
-    addresses: &[String],
+    options: &Options,
     load: &Load,
     stop: &Arc<AtomicBool>,
 ) -> Result<Outcome, CoordinatorError> {
+    let addresses = &options.workers;
     let (sender, mut events) = mpsc::channel(1024);
     let mut workers = Vec::new();
     for (number, address) in addresses.iter().enumerate() {
         workers.push(connect(number, address, &sender).await?);
     }
     for (number, worker) in workers.iter().enumerate() {
-        let run = Run { arguments: arguments(), number: number as u32, count: addresses.len() as u32 };
+        let (arguments, count, rate) = (arguments(), addresses.len() as u32, Some(options.rate));
+        let run = Run { arguments, number: number as u32, count, rate };
         let _ = worker.orders.send(Order { run: Some(run), ..Order::default() }).await;
     }
     let clock = Instant::now();
@@ -265,10 +271,20 @@ async fn connect(number: usize, address: &str, events: &mpsc::Sender<Event>) -> 
     let grpc = Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let mut grpc = grpc.max_encoding_message_size(MESSAGE_BYTES_MAX);
     grpc.ready().await.map_err(|error| fail(innermost(&error)))?;
-    let (orders, stream) = mpsc::channel(64);
-    let request = Request::new(ReceiverStream::new(stream));
-    let codec = ProstCodec::<Order, Word>::default();
-    let response = grpc.streaming(request, PathAndQuery::from_static(PATH), codec).await;
+    let begun = Instant::now();
+    let (orders, response) = loop {
+        let (orders, stream) = mpsc::channel(64);
+        let request = Request::new(ReceiverStream::new(stream));
+        let codec = ProstCodec::<Order, Word>::default();
+        match grpc.streaming(request, PathAndQuery::from_static(PATH), codec).await {
+            // The run before this one may be about to end.
+            Err(status) if status.code() == Code::ResourceExhausted && begun.elapsed() < BUSY_WITHIN => {
+                tokio::time::sleep(STEP).await;
+                grpc.ready().await.map_err(|error| fail(innermost(&error)))?;
+            }
+            response => break (orders, response),
+        }
+    };
     let mut words = response.map_err(|status| fail(status.message().to_owned()))?.into_inner();
     let events = events.clone();
     tokio::spawn(async move {

@@ -32,6 +32,9 @@ pub(super) struct Run {
     pub(super) number: u32,
     #[prost(uint32, tag = "3")]
     pub(super) count: u32,
+    /// In place of the flag's: a search tries many.
+    #[prost(double, optional, tag = "4")]
+    pub(super) rate: Option<f64>,
 }
 
 /// From a worker; one of its fields is set.

@@ -179,8 +179,9 @@ fn take_part(
 ) -> Result<Vec<FinishedWord>, String> {
     let arguments = std::iter::once("run".to_owned()).chain(run.arguments);
     let options = Single::try_parse_from(arguments).map_err(|error| error.to_string())?.options;
+    let rate = run.rate.unwrap_or(options.rate);
     // What is watched is on the coordinator's machine, and what is shown too.
-    let options = RunOptions { workers: Vec::new(), watch_pid: None, watch_cgroup: None, quiet: true, ..options };
+    let options = RunOptions { rate, workers: Vec::new(), watch_pid: None, watch_cgroup: None, quiet: true, ..options };
     let load = setup::load(&options).map_err(|error| error.to_string())?;
     let setup = Setup::new(&options).map_err(|error| error.to_string())?;
     let protocols = setup.all().map(|target| target.protocol.words().to_owned()).collect();

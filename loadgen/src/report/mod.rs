@@ -112,6 +112,8 @@ pub struct Rates {
     pub sent: f64,
     pub completed: f64,
     pub bytes_received: f64,
+    /// Messages of gRPC replies.
+    pub messages_received: f64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -311,6 +313,7 @@ impl Report {
                 sent: a_second(counts.sent),
                 completed: a_second(counts.succeeded),
                 bytes_received: a_second(counts.bytes_received),
+                messages_received: a_second(counts.messages_received),
             },
             requests: Requests {
                 planned: counts.planned,

@@ -294,6 +294,7 @@ fn since(now: &Counts, before: &Counts) -> Counts {
         connections: now.connections.saturating_sub(before.connections),
         rewritten: now.rewritten.saturating_sub(before.rewritten),
         bytes_received: now.bytes_received.saturating_sub(before.bytes_received),
+        messages_received: now.messages_received.saturating_sub(before.messages_received),
         renewed: now.renewed.saturating_sub(before.renewed),
         renewals_failed: now.renewals_failed.saturating_sub(before.renewals_failed),
     }

@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-use super::RunError;
-use super::execute::execute;
 use super::search::{Search, Step};
 use super::setup::{self, Options, Setup};
+use super::{RunError, once};
 use crate::quantity::nanoseconds;
 use crate::report::Report;
 use crate::verdict::Kind;
@@ -104,7 +103,7 @@ impl Tried {
 /// Searches, and gives the report of the last try, which is the one that confirmed the answer where there is one.
 ///
 /// Errors: a run could not be made.
-pub fn find(setup: &Setup, options: &Options, stop: &Arc<AtomicBool>) -> Result<Report, RunError> {
+pub fn find(setup: &mut Setup, options: &Options, stop: &Arc<AtomicBool>) -> Result<Report, RunError> {
     let mut search = Search::new(options.rate, PRECISION);
     let mut options = options.clone();
     let mut tries = Vec::new();
@@ -117,7 +116,7 @@ pub fn find(setup: &Setup, options: &Options, stop: &Arc<AtomicBool>) -> Result<
         };
         options.rate = rate;
         let load = setup::load(&options)?;
-        let outcome = execute(setup, &load, stop)?;
+        let outcome = once(setup, &options, &load, stop)?;
         let report = Report::new(setup, &options, &load, &outcome);
         attempt += 1;
         let kind = report.verdict.kind;

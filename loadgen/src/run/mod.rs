@@ -6,6 +6,7 @@ pub mod crew;
 pub mod data;
 pub mod execute;
 pub mod find;
+pub mod grpc;
 mod live;
 pub mod request;
 pub mod search;
@@ -19,13 +20,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use self::execute::ExecuteError;
+use self::execute::{ExecuteError, Outcome};
 use self::find::Limit;
 pub use self::setup::Options;
 use self::setup::{Setup, SetupError};
 use crate::distributed::coordinator::{self, CoordinatorError};
 use crate::report::{Report, files, html, text};
 use crate::verdict::Kind;
+use crate::worker::Load;
 
 /// Why a run gave no report.
 #[derive(Debug, thiserror::Error)]
@@ -56,17 +58,22 @@ pub fn run(options: &Options) -> Result<ExitCode, RunError> {
     }
     let stop = stop_flag()?;
     let report = if options.find_max {
-        find::find(&setup, options, &stop)?
+        find::find(&mut setup, options, &stop)?
     } else {
-        let outcome = if options.workers.is_empty() {
-            execute::execute(&setup, &load, &stop)?
-        } else {
-            coordinator::execute(&mut setup, &options.workers, &load, &stop)?
-        };
+        let outcome = once(&mut setup, options, &load, &stop)?;
         Report::new(&setup, options, &load, &outcome)
     };
     write(options, &report)?;
     Ok(exit_code(&report))
+}
+
+/// One run of `load`, which is what `options` ask for: from here, or from the workers.
+fn once(setup: &mut Setup, options: &Options, load: &Load, stop: &Arc<AtomicBool>) -> Result<Outcome, RunError> {
+    if options.workers.is_empty() {
+        Ok(execute::execute(setup, load, stop)?)
+    } else {
+        Ok(coordinator::execute(setup, options, load, stop)?)
+    }
 }
 
 /// A flag that Ctrl-C and SIGTERM set.

@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::data::Table;
+use super::grpc::{self, Method};
 use super::setup::{Options, SetupError};
 use super::target::{Kind, Target};
 use crate::worker::http2::Message;
@@ -44,6 +45,14 @@ impl Protocol {
     }
 }
 
+/// What the body of a gRPC call is.
+pub enum Call {
+    /// One message as it goes on the wire.
+    Encoded,
+    /// The method's messages, all of them several times over; `place` is where they were written.
+    Json { method: Method, times: usize, place: String },
+}
+
 /// A request whose parts have been checked.
 #[derive(Clone)]
 pub struct Parts {
@@ -64,7 +73,8 @@ impl Parts {
         if !is_token(&options.method) {
             return Err(SetupError::Method(options.method.clone()));
         }
-        let body = match (&options.body, &options.body_file) {
+        let text = options.body.as_ref().or(options.message.as_ref());
+        let body = match (text, options.body_file.as_ref().or(options.message_file.as_ref())) {
             (Some(text), _) => text.clone().into_bytes(),
             (None, Some(path)) => {
                 fs::read(path).map_err(|source| SetupError::File { path: path.display().to_string(), source })?
@@ -164,10 +174,11 @@ impl Parts {
         self.body.clone()
     }
 
-    /// As the HTTP/2 codec takes it; `is_grpc` where the body is one message of gRPC.
+    /// As the HTTP/2 codec takes it, with the messages of a gRPC call where it is one.
     ///
-    /// Errors: a field that HTTP/2 forbids, or a host that is none.
-    pub fn http2(&self, is_grpc: bool) -> Result<Message, SetupError> {
+    /// Errors: a field that HTTP/2 forbids, a host that is none, or JSON that is no message of the method.
+    pub fn http2(&self, call: Option<&Call>) -> Result<Message, SetupError> {
+        let is_grpc = call.is_some();
         const FORBIDDEN: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
         let uri = format!("{}://{}{}", self.scheme, self.authority, self.path);
         let method = if is_grpc { "POST" } else { &*self.method };
@@ -179,14 +190,14 @@ impl Parts {
             }
             head = head.header(lower, value);
         }
-        let body = if is_grpc {
+        let body = if let Some(call) = call {
             head = head.header("content-type", "application/grpc").header("te", "trailers");
-            // Not compressed, then the length (gRPC over HTTP/2, Length-Prefixed-Message).
-            let mut message = BytesMut::with_capacity(self.body.len() + 5);
-            message.put_u8(0);
-            message.put_u32(u32::try_from(self.body.len()).unwrap_or(u32::MAX));
-            message.put_slice(&self.body);
-            message.freeze()
+            match call {
+                Call::Encoded => grpc::framed(&self.body),
+                Call::Json { method, times, place } => {
+                    method.encode(&String::from_utf8_lossy(&self.body), *times, place)?
+                }
+            }
         } else {
             if self.has_length() {
                 head = head.header("content-length", self.body.len());

@@ -10,7 +10,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::data::{BadTable, Table};
 use super::execute::Point;
-use super::request::{self, Protocol};
+use super::grpc::{self, GrpcError, Method};
+use super::request::{self, Call, Protocol};
 use super::target::{Kind, Target, TargetError};
 use super::watch::{Watch, WatchError};
 use crate::plan::parse::{self, BadPlan};
@@ -74,6 +75,19 @@ pub struct Options {
     /// Call a gRPC method: the path is /PACKAGE.SERVICE/METHOD, the body one message, and success what the reply's status says.
     #[arg(long)]
     pub grpc: bool,
+    /// Message of a gRPC call as JSON; several values, one behind the other, for methods that take a stream. Types come from
+    /// --descriptor-set, or from the server's reflection.
+    #[arg(long, value_name = "JSON", requires = "grpc", group = "json_messages", conflicts_with_all = ["body", "body_file"])]
+    pub message: Option<String>,
+    /// File that holds the messages.
+    #[arg(long, value_name = "FILE", requires = "grpc", group = "json_messages", conflicts_with_all = ["body", "body_file"])]
+    pub message_file: Option<PathBuf>,
+    /// The messages of each call, this many times over.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "json_messages")]
+    pub message_repeat: usize,
+    /// Types of the messages, as protoc --include_imports --descriptor_set_out=FILE writes them.
+    #[arg(long, value_name = "FILE", requires = "json_messages")]
+    pub descriptor_set: Option<PathBuf>,
     #[command(flatten)]
     pub tls: TlsOptions,
     /// Requests that a connection carries before it is closed; 1 opens one for each request.
@@ -83,7 +97,7 @@ pub struct Options {
     #[arg(long, value_parser = quantity::rate, value_name = "RATE")]
     pub connect_rate: Option<f64>,
     /// Send from other machines, where `torus-load worker` runs, instead of from here: their addresses, as 10.0.0.2:7080,10.0.0.3:7080.
-    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', conflicts_with = "find_max")]
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     pub workers: Vec<String>,
     /// Worker threads, each on a core of its own; on every machine with --workers.
     #[arg(short, long, default_value_t = 1, value_name = "N")]
@@ -215,6 +229,8 @@ pub enum SetupError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Watch(#[from] WatchError),
+    #[error(transparent)]
+    Grpc(#[from] GrpcError),
     #[error("{path}: {source}")]
     File { path: String, source: io::Error },
     #[error("{path}:{error}")]
@@ -374,7 +390,8 @@ impl Setup {
         });
         let request = match protocol {
             Protocol::Http2 | Protocol::Grpc => {
-                Request::Http2(rows.iter().map(|row| row.http2(options.grpc)).collect::<Result<_, _>>()?)
+                let call = call(options, &target, tls.as_ref())?;
+                Request::Http2(rows.iter().map(|row| row.http2(call.as_ref())).collect::<Result<_, _>>()?)
             }
             Protocol::Http1 => Request::Http1(rows.iter().map(|row| Arc::new(row.http1())).collect()),
             Protocol::Tcp => Request::Tcp(rows.iter().map(|row| Arc::new(row.echo())).collect()),
@@ -466,6 +483,27 @@ fn fits(options: &Options, target: &Target) -> Result<(), SetupError> {
             Err(SetupError::Meaningless { flag, scheme })
         }
     }
+}
+
+/// What a gRPC call sends; nothing where none is to be made.
+///
+/// Errors: descriptors that cannot be had, or that do not have the method.
+fn call(options: &Options, target: &Target, tls: Option<&Tls>) -> Result<Option<Call>, SetupError> {
+    if !options.grpc {
+        return Ok(None);
+    }
+    let place = match &options.message_file {
+        Some(path) => path.display().to_string(),
+        None if options.message.is_some() => "--message".to_owned(),
+        None => return Ok(Some(Call::Encoded)),
+    };
+    let method = match &options.descriptor_set {
+        Some(set) => Method::in_file(&target.path, set)?,
+        // Other machines ask the server, and send what it says.
+        None if !options.workers.is_empty() => return Ok(Some(Call::Encoded)),
+        None => grpc::ask(target, tls, options.timeout)?,
+    };
+    Ok(Some(Call::Json { method, times: options.message_repeat, place }))
 }
 
 /// What a TLS server may choose of.

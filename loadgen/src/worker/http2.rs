@@ -15,6 +15,7 @@ use monoio::io::IntoPollIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::core::{Core, Job, Slot, Work};
+use super::grpc::Messages;
 use super::reply::{Checks, KEPT_MAX};
 use super::stream::Stream;
 use crate::record::Cause;
@@ -240,11 +241,14 @@ impl StreamOf<'_> {
         let (head, mut body) = response.map_err(fail)?.into_parts();
         let first = core.now();
         let mut kept = Vec::new();
-        let received = self.slot.in_time(self.body(&mut body, &mut kept)).await;
+        let mut messages = message.grpc.then(Messages::default);
+        let received = self.slot.in_time(self.body(&mut body, &mut kept, &mut messages)).await;
         let (length, trailers) = received.ok_or(Failure::Cause(Cause::Timeout))?.map_err(fail)?;
         if job.measured {
             let mut record = core.record.borrow_mut();
             record.counts.bytes_received += length;
+            let whole = messages.as_ref().and_then(Messages::whole);
+            record.counts.messages_received += whole.unwrap_or_default();
             record.first_byte.record(first.saturating_sub(written));
             record.body.record(core.now().saturating_sub(first));
         }
@@ -257,16 +261,27 @@ impl StreamOf<'_> {
             if found.is_none_or(|value| value != "0") {
                 outcome = Err(Cause::GrpcStatus);
             }
+            if outcome.is_ok() && messages.is_some_and(|messages| messages.whole().is_none()) {
+                outcome = Err(Cause::Malformed);
+            }
         }
         Ok((status, outcome))
     }
 
     /// Bytes of the body and trailers; the begin of it is kept where it is to be checked.
-    async fn body(&self, body: &mut RecvStream, kept: &mut Vec<u8>) -> Result<(u64, Option<HeaderMap>), h2::Error> {
+    async fn body(
+        &self,
+        body: &mut RecvStream,
+        kept: &mut Vec<u8>,
+        messages: &mut Option<Messages>,
+    ) -> Result<(u64, Option<HeaderMap>), h2::Error> {
         let mut length = 0;
         while let Some(chunk) = body.data().await {
             let chunk = chunk?;
             length += chunk.len() as u64;
+            if let Some(messages) = messages {
+                messages.take(&chunk);
+            }
             if self.core.config.checks.body.is_some() {
                 let room = KEPT_MAX.saturating_sub(kept.len()).min(chunk.len());
                 kept.extend_from_slice(chunk.get(..room).unwrap_or_default());

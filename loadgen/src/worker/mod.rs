@@ -3,6 +3,7 @@
 mod connection;
 mod core;
 mod echo;
+mod grpc;
 pub mod http2;
 pub mod reply;
 mod stream;
