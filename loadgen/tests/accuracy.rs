@@ -1,5 +1,7 @@
 //! `torus-load run` against servers whose delays are known: what it reports is what they did.
 
+mod peer;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -162,7 +164,7 @@ fn other_tools_agree_on_the_same_target() {
     let tool = |program: &str, flags: &str| {
         let output = Command::new(program).args(flags.split_ascii_whitespace()).arg(&target).output();
         let Ok(output) = output else {
-            println!("skipped: {program} is missing; try: scripts/install-test-tools.sh");
+            peer::missing(program);
             return None;
         };
         Some(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -9,13 +9,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use peer::{Certificates, Running, cache, check_all_succeeded, free_port, installed, run, start, torus_load};
+use peer::{Certificates, Running, cache, check_all_succeeded, free_port, installed, missing, run, start, torus_load};
 
 /// A WebSocket server of `implementation`, which echoes every message.
 fn websocket_server(implementation: &str) -> Option<(Running, u16)> {
     let python = cache().join("websocket/bin/python");
     if !python.exists() {
-        println!("skipped: Python's websockets is missing; try: scripts/install-test-tools.sh");
+        missing("Python's websockets");
         return None;
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests/websocket_peers.py");
