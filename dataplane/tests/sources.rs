@@ -203,3 +203,49 @@ fn a_control_plane_is_reached_by_a_unix_socket() {
     plane.put(&[(ROUTES, "routes", Some(&routes("b")))]);
     wait_for("a push", || get(port).is_some_and(|reply| reply == (200, "b".to_owned())));
 }
+
+#[test]
+fn clusters_and_listeners_have_servers_of_their_own() {
+    for api in ["GRPC", "DELTA_GRPC"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (port, [first, second]) = (free_port(), [free_port(), free_port()]);
+        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let pointed = |name: &str, backend: u16| {
+            format!("{{name: {name}, type: STATIC, load_assignment: {}}}", endpoints(name, backend))
+        };
+        let listening = |to: &str| {
+            let inline = format!("route_config: {}", routes(to));
+            let rds = "rds: {route_config_name: routes, config_source: {ads: {}, resource_api_version: V3}}";
+            listener("in", port, "one").replace(rds, &inline)
+        };
+        let (clusters, listeners) = (Plane::new(), Plane::new());
+        let [a, b] = [backend("a"), backend("b")];
+        clusters.put(&[(CLUSTER, "a", Some(&pointed("a", a))), (CLUSTER, "b", Some(&pointed("b", b)))]);
+        listeners.put(&[(LISTENER, "in", Some(&listening("a")))]);
+        let (cluster_server, _listener_server) = (clusters.serve(local(first)), listeners.serve(local(second)));
+        let source = |name: &str| {
+            let services = format!("[{{envoy_grpc: {{cluster_name: {name}}}}}]");
+            format!(
+                "{{resource_api_version: V3, api_config_source: {{api_type: {api}, transport_api_version: V3, grpc_services: {services}}}}}"
+            )
+        };
+        let base = two_services(api, &socket(first), &socket(second));
+        let (_, statics) = base.split_once("static_resources:").unwrap();
+        let (cds, lds) = (source("first"), source("second"));
+        let bootstrap = format!(
+            "node: {{id: test, cluster: test}}\ndynamic_resources:\n  cds_config: {cds}\n  lds_config: {lds}\nstatic_resources:{statics}"
+        );
+        let _proxy = start(&bootstrap, &folder.path().join("log"));
+        wait_for("it serves", || get(port).is_some_and(|reply| reply == (200, "a".to_owned())));
+        let load = Load::start("127.0.0.1", port);
+        load.goes_to(0);
+        // One of them is gone; the other is followed all the same.
+        drop(cluster_server);
+        listeners.put(&[(LISTENER, "in", Some(&listening("b")))]);
+        load.goes_to(1);
+        clusters.put(&[(CLUSTER, "b", Some(&pointed("b", a)))]);
+        let _cluster_server = clusters.serve(local(first));
+        load.goes_to(0);
+        println!("{api}: {} requests, none failed", load.finish());
+    }
+}

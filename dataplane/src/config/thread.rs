@@ -25,10 +25,10 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::address::Address;
+use super::discovery::connect::{Place, Target};
 use super::discovery::disk::Keeper;
 use super::discovery::grpc::{self, Event, GrpcPlan};
-use super::discovery::source::{Source, SourceIndex};
+use super::discovery::source::{Server, Source, SourceIndex};
 use super::discovery::{self, Discovery, Followed, file};
 use super::lifecycle::Lifecycle;
 use super::parse::ParseContext;
@@ -430,8 +430,8 @@ impl Turns {
                         Source::Grpc(kind, _) => kind.method(protocol),
                         _ => grpc::aggregated_method(protocol),
                     };
-                    let (admin, clusters) = (self.admin.clone(), target.clusters.clone());
-                    let targets = move || targets_of(&admin.snapshot(), &clusters);
+                    let (admin, servers) = (self.admin.clone(), target.servers.clone());
+                    let targets = move || targets_of(&admin.snapshot(), &servers);
                     let plan = GrpcPlan { protocol, method, node };
                     tokio::task::spawn_local(grpc::run(plan, targets, index, events));
                 }
@@ -520,6 +520,11 @@ impl Turns {
         for (_, cluster) in snapshot.live_clusters() {
             if let Some(tls) = &cluster.tls {
                 tell("cluster", &cluster.name, tls.follow_files(context));
+            }
+        }
+        if let Some(discovery) = &self.discovery {
+            for (place, tls) in discovery.server_tls() {
+                tell("server", &place.to_string(), tls.follow_files(context));
             }
         }
     }
@@ -617,11 +622,24 @@ impl Turns {
 }
 
 /// Every endpoint of the servers of a control plane, in their order.
-fn targets_of(snapshot: &Snapshot, clusters: &[Box<str>]) -> Vec<Address> {
-    let clusters = clusters.iter().filter_map(|name| snapshot.cluster_named(name));
-    // A cluster with TLS is no target: nothing may be said in the clear that was meant to be secret.
-    let plain = clusters.filter(|(_, cluster)| cluster.tls.is_none());
-    plain.flat_map(|(_, cluster)| cluster.endpoints.hosts.iter().map(|host| host.address.clone())).collect()
+fn targets_of(snapshot: &Snapshot, servers: &[Server]) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for server in servers {
+        match server {
+            Server::Cluster(name) => {
+                let Some((_, cluster)) = snapshot.cluster_named(name) else { continue };
+                targets.extend(cluster.endpoints.hosts.iter().map(|host| Target {
+                    place: Place::Address(host.address.clone()),
+                    tls: cluster.tls.clone().map(|tls| (tls, host.hostname.clone())),
+                }));
+            }
+            Server::Google(server) => {
+                let tls = server.tls.clone().map(|tls| (tls, "".into()));
+                targets.push(Target { place: server.place.clone(), tls });
+            }
+        }
+    }
+    targets
 }
 
 /// Starts to resolve the names of every cluster that has some; returns how many clusters have to become warm.

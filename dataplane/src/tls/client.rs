@@ -42,6 +42,16 @@ struct Current {
     proves_identity: bool,
 }
 
+impl Current {
+    fn config(&self, offer: Offer) -> Arc<ClientConfig> {
+        Arc::clone(match offer {
+            Offer::Http1 => &self.http1,
+            Offer::Http2 => &self.http2,
+            Offer::Either => &self.either,
+        })
+    }
+}
+
 /// Which version of HTTP a handshake offers by ALPN, where the configuration names no protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
@@ -153,27 +163,38 @@ impl ClientTls {
         address: Option<IpAddr>,
         offer: Offer,
     ) -> Result<TlsSession, TlsError> {
-        let by_host = self.host_name.then(|| ServerName::try_from(host_name.to_owned()).ok()).flatten();
-        let by_host = by_host.filter(|name| matches!(name, ServerName::DnsName(_)));
-        // Without a name to ask for, the address stands for it; an address is never sent (RFC 6066 §3).
-        let name = by_host.or_else(|| self.name.clone()).unwrap_or_else(|| {
-            ServerName::IpAddress(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).into())
-        });
+        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let name = self.name_of(host_name, address);
         let asked = match &name {
             ServerName::DnsName(name) => Some(Arc::from(name.as_ref())),
             _ => None,
         };
-        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
-        let config = match offer {
-            Offer::Http1 => &current.http1,
-            Offer::Http2 => &current.http2,
-            Offer::Either => &current.either,
-        };
-        let connection = ClientConnection::new(Arc::clone(config), name).map_err(TlsError::Protocol)?;
+        let connection = ClientConnection::new(current.config(offer), name).map_err(TlsError::Protocol)?;
         let mut session = TlsSession::new(socket, ring, Connection::Client(connection), current.proves_identity);
         session.set_local(current.local.clone());
         session.set_server_name(asked);
         Ok(session)
+    }
+
+    /// What a handshake with that endpoint is made of, for those who drive it themselves.
+    pub fn handshake_config(
+        &self,
+        host_name: &str,
+        address: Option<IpAddr>,
+        offer: Offer,
+    ) -> (Arc<ClientConfig>, ServerName<'static>) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        (current.config(offer), self.name_of(host_name, address))
+    }
+
+    /// The name that an endpoint's certificate is asked for.
+    fn name_of(&self, host_name: &str, address: Option<IpAddr>) -> ServerName<'static> {
+        let by_host = self.host_name.then(|| ServerName::try_from(host_name.to_owned()).ok()).flatten();
+        let by_host = by_host.filter(|name| matches!(name, ServerName::DnsName(_)));
+        // Without a name to ask for, the address stands for it; an address is never sent (RFC 6066 §3).
+        by_host.or_else(|| self.name.clone()).unwrap_or_else(|| {
+            ServerName::IpAddress(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).into())
+        })
     }
 
     /// Counts a completed handshake.

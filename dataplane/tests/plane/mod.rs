@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
+pub mod tls;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,9 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_server::{
+    ClusterDiscoveryService, ClusterDiscoveryServiceServer,
+};
 use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use envoy_types::pb::envoy::service::listener::v3::listener_discovery_service_server::{
+    ListenerDiscoveryService, ListenerDiscoveryServiceServer,
 };
 use envoy_types::pb::google::protobuf::Any;
 use tokio::sync::{mpsc, watch};
@@ -89,8 +97,11 @@ impl Plane {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let plane = self.clone();
         runtime.spawn(async move {
-            let service = AggregatedDiscoveryServiceServer::new(plane);
-            tonic::transport::Server::builder().add_service(service).serve(address).await.unwrap();
+            let server = tonic::transport::Server::builder()
+                .add_service(AggregatedDiscoveryServiceServer::new(plane.clone()))
+                .add_service(ClusterDiscoveryServiceServer::new(plane.clone()))
+                .add_service(ListenerDiscoveryServiceServer::new(plane));
+            server.serve(address).await.unwrap();
         });
         runtime
     }
@@ -123,16 +134,10 @@ pub fn kind(type_url: &str) -> &'static str {
 
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Plane {
-    type StreamAggregatedResourcesStream = Answers<discovery::DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Answers<discovery::DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<discovery::DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let (mut requests, plane) = (request.into_inner(), self.clone());
+impl Plane {
+    /// Answers the requests of a stream, state of the world.
+    fn sotw(&self, mut requests: Streaming<discovery::DiscoveryRequest>) -> Answers<discovery::DiscoveryResponse> {
+        let plane = self.clone();
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(async move {
             let mut changes = plane.world.subscribe();
@@ -178,14 +183,15 @@ impl AggregatedDiscoveryService for Plane {
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Box::pin(ReceiverStream::new(receiver))
     }
 
-    async fn delta_aggregated_resources(
+    /// Answers the requests of a stream with what changed.
+    fn delta(
         &self,
-        request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let (mut requests, plane) = (request.into_inner(), self.clone());
+        mut requests: Streaming<discovery::DeltaDiscoveryRequest>,
+    ) -> Answers<discovery::DeltaDiscoveryResponse> {
+        let plane = self.clone();
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(async move {
             let mut changes = plane.world.subscribe();
@@ -242,7 +248,81 @@ impl AggregatedDiscoveryService for Plane {
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Box::pin(ReceiverStream::new(receiver))
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Plane {
+    type StreamAggregatedResourcesStream = Answers<discovery::DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Answers<discovery::DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<discovery::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Ok(Response::new(self.sotw(request.into_inner())))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        Ok(Response::new(self.delta(request.into_inner())))
+    }
+}
+
+#[tonic::async_trait]
+impl ClusterDiscoveryService for Plane {
+    type StreamClustersStream = Answers<discovery::DiscoveryResponse>;
+    type DeltaClustersStream = Answers<discovery::DeltaDiscoveryResponse>;
+
+    async fn stream_clusters(
+        &self,
+        request: Request<Streaming<discovery::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamClustersStream>, Status> {
+        Ok(Response::new(self.sotw(request.into_inner())))
+    }
+
+    async fn delta_clusters(
+        &self,
+        request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaClustersStream>, Status> {
+        Ok(Response::new(self.delta(request.into_inner())))
+    }
+
+    async fn fetch_clusters(
+        &self,
+        _: Request<discovery::DiscoveryRequest>,
+    ) -> Result<Response<discovery::DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("streams alone"))
+    }
+}
+
+#[tonic::async_trait]
+impl ListenerDiscoveryService for Plane {
+    type StreamListenersStream = Answers<discovery::DiscoveryResponse>;
+    type DeltaListenersStream = Answers<discovery::DeltaDiscoveryResponse>;
+
+    async fn stream_listeners(
+        &self,
+        request: Request<Streaming<discovery::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamListenersStream>, Status> {
+        Ok(Response::new(self.sotw(request.into_inner())))
+    }
+
+    async fn delta_listeners(
+        &self,
+        request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaListenersStream>, Status> {
+        Ok(Response::new(self.delta(request.into_inner())))
+    }
+
+    async fn fetch_listeners(
+        &self,
+        _: Request<discovery::DiscoveryRequest>,
+    ) -> Result<Response<discovery::DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("streams alone"))
     }
 }
 

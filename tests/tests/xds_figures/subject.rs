@@ -179,6 +179,8 @@ pub struct Load(Program);
 pub struct Report {
     pub succeeded: u64,
     pub failed: u64,
+    /// Which the schedule wanted and for which no connection was free in time.
+    pub unsent: u64,
     /// Requests a second.
     pub rate: f64,
     pub p99: Duration,
@@ -228,7 +230,8 @@ impl Load {
         let p99 = percentiles.filter(|pair| pair[0] == 99.0).find_map(|pair| pair[1].as_u64()).unwrap_or(0);
         Report {
             succeeded: count("succeeded"),
-            failed: count("failed") + count("timed_out") + count("unsent"),
+            failed: count("failed"),
+            unsent: count("unsent"),
             rate: report["rates"]["completed"].as_f64().unwrap_or(0.0),
             p99: Duration::from_nanos(p99),
             errors: causes.collect::<Vec<_>>().join(", "),

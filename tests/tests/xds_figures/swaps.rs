@@ -125,6 +125,7 @@ fn swap(kind: Kind, backend: u16, checked: u16, table: &mut Table) {
     table.add("rate, requests/s", "70 % of the most", rate_text);
     table.add("requests", ">= 1,000,000", (report.succeeded + report.failed + looked_at).to_string());
     table.add("failed", "0", report.failed.to_string());
+    table.add("in the schedule, but not sent", "", report.unsent.to_string());
     table.add("of them with their versions compared", "", looked_at.to_string());
     table.add("saw two versions", "0", mixed.to_string());
     table.add("p99 without swaps", "", ms(quiet.p99));

@@ -1,6 +1,5 @@
 //! A stream to a control plane, of all discovery or of one kind: connects, speaks, and connects again. What is said is decided elsewhere.
 
-use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -13,13 +12,12 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Endpoint;
 use tonic_prost::ProstCodec;
 use torus_xds::subscription::{BackOff, Body, Protocol, Request, Resource, Response};
 use torus_xds::wire;
 
+use super::connect::{self, Target};
 use super::source::SourceIndex;
-use crate::config::address::Address;
 use crate::config::parse::context::type_name;
 use crate::worker::random::Random;
 
@@ -57,7 +55,7 @@ pub enum Event {
 /// Keeps a stream to one of `targets`, one after the other where they fail. Ends when nobody listens to `events`.
 pub async fn run(
     plan: GrpcPlan,
-    targets: impl Fn() -> Vec<Address>,
+    targets: impl Fn() -> Vec<Target>,
     source: SourceIndex,
     events: mpsc::Sender<(SourceIndex, Event)>,
 ) {
@@ -69,7 +67,7 @@ pub async fn run(
         let target = targets.get(turn.checked_rem(targets.len()).unwrap_or(0));
         let outcome = match target {
             None => Err("its cluster has no endpoint".to_owned()),
-            Some(address) => follow(&plan, address, source, &events, &mut back_off).await,
+            Some(target) => follow(&plan, target, source, &events, &mut back_off).await,
         };
         let reason = outcome.err().unwrap_or_else(|| "the server ended the stream".to_owned());
         if events.send((source, Event::Ended(reason))).await.is_err() {
@@ -82,25 +80,13 @@ pub async fn run(
 
 async fn follow(
     plan: &GrpcPlan,
-    address: &Address,
+    target: &Target,
     source: SourceIndex,
     events: &mpsc::Sender<(SourceIndex, Event)>,
     back_off: &mut BackOff,
 ) -> Result<(), String> {
-    let uri = match address {
-        Address::Ip(address) => format!("http://{address}"),
-        Address::Pipe(path) => format!("unix:{}", path.display()),
-    };
-    let endpoint = Endpoint::from_shared(uri).map_err(|error| format!("{address}: {error}"))?;
-    let endpoint = endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(|error| {
-        let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-        format!("{address}: {cause}")
-    })?;
+    let channel = connect::connect(target).await?;
+    let address = &target.place;
     let mut client = Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let failed = |status: tonic::Status| format!("{address}: {:?}: {}", status.code(), status.message());
     client.ready().await.map_err(|error| format!("{address}: {error}"))?;
@@ -230,10 +216,6 @@ const NANOS: u32 = 1_000_000_000;
 const BACK_OFF_BASE: Duration = Duration::from_millis(500);
 /// A control plane that is back is found within this.
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A server that is gone without a word is noticed after both.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of one answer.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Source: google/rpc/code.proto.

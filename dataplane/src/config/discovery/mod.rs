@@ -4,6 +4,7 @@
 //! is named in the refusal; the rest goes live. What needs something else waits for it: a cluster for its endpoints, a listener for
 //! its route table.
 
+pub mod connect;
 pub mod disk;
 pub mod file;
 pub mod grpc;
@@ -31,7 +32,7 @@ use self::grpc::Event;
 use self::kind::Kind;
 use self::listeners::Listeners;
 use self::records::{Config, Failure, Records};
-use self::source::{Asked, Source, SourceIndex};
+use self::source::{Asked, Server, Source, SourceIndex};
 use self::stats::DiscoveryStats;
 use super::ledger;
 use super::parse::ParseContext;
@@ -40,6 +41,7 @@ use super::reject::{Refused, Severity};
 use super::snapshot::Snapshot;
 use crate::cluster::{Cluster, ClusterIndex};
 use crate::telemetry::names::{ClusterStat, ControlPlaneStat, UpdateStat};
+use crate::tls::ClientTls;
 
 /// What the bootstrap says of discovery.
 pub struct Plan {
@@ -167,6 +169,15 @@ impl Discovery {
             }
         }
         started
+    }
+
+    /// What the servers that are no cluster's are spoken to with.
+    pub fn server_tls(&self) -> impl Iterator<Item = (&connect::Place, &ClientTls)> {
+        let targets = self.context.sources.iter().filter_map(|(_, source)| source.target());
+        targets.flat_map(|target| &target.servers).filter_map(|server| match server {
+            Server::Google(server) => Some((&server.place, server.tls.as_deref()?)),
+            Server::Cluster(_) => None,
+        })
     }
 
     /// Whether everything came that serving waits for at start.

@@ -1,11 +1,15 @@
 //! Where resources come from: a stream of all discovery, a server for one kind, a file.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use torus_xds::subscription::Protocol;
 
+use super::connect::Place;
 use super::kind::Kind;
+use crate::tls::ClientTls;
 
 /// One source. Source: envoy.config.core.v3.ConfigSource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +34,44 @@ pub enum Source {
 pub struct GrpcTarget {
     /// State of the world or delta.
     pub protocol: Protocol,
-    /// The static clusters of the servers; the next one is asked where one fails.
-    pub clusters: Box<[Box<str>]>,
+    /// The servers; the next one is asked where one fails.
+    pub servers: Box<[Server]>,
     /// Say who asks once a stream.
     pub node_once: bool,
+}
+
+/// A server, or those that a cluster stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// The endpoints of this static cluster. Source: GrpcService.EnvoyGrpc.
+    Cluster(Box<str>),
+    /// One that is named by its URI. Source: GrpcService.GoogleGrpc.
+    Google(GoogleServer),
+}
+
+/// A server that is no cluster's.
+#[derive(Clone)]
+pub struct GoogleServer {
+    /// Where it is.
+    pub place: Place,
+    /// How it is spoken to; in the clear where `None`.
+    pub tls: Option<Arc<ClientTls>>,
+    /// Tells one configuration of [`Self::tls`] from another.
+    pub credentials: u64,
+}
+
+impl PartialEq for GoogleServer {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.place, self.credentials) == (&other.place, other.credentials)
+    }
+}
+
+impl Eq for GoogleServer {}
+
+impl fmt::Debug for GoogleServer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {:x}", self.place, self.credentials)
+    }
 }
 
 impl Source {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use torus_xds::subscription::Protocol;
 
-use super::ParseContext;
+use super::{ParseContext, google_grpc};
 use crate::cluster::eds::POLL_INTERVAL;
 use crate::config::discovery::kind::Kind;
-use crate::config::discovery::source::{Asked, GrpcTarget, Source};
+use crate::config::discovery::source::{Asked, GrpcTarget, Server, Source};
 use crate::config::reject::Refused;
 
 /// Whom a resource of `kind` is asked from, and how long it may be missing at first.
@@ -55,7 +55,7 @@ pub fn grpc_target(config: &core::ApiConfigSource, context: &mut ParseContext) -
     if config.grpc_services.is_empty() {
         return Err(context.reject("grpc_services", "must name at least one server"));
     }
-    let clusters = context.each("grpc_services", &config.grpc_services, |service, context| {
+    let servers = context.each("grpc_services", &config.grpc_services, |service, context| {
         use core::grpc_service::TargetSpecifier;
         match &service.target_specifier {
             Some(TargetSpecifier::EnvoyGrpc(grpc)) => context.within("envoy_grpc", |context| {
@@ -64,19 +64,22 @@ pub fn grpc_target(config: &core::ApiConfigSource, context: &mut ParseContext) -
                 let before = std::mem::replace(&mut context.validate_clusters, !context.cluster_by_name.is_empty());
                 let known = context.cluster("cluster_name", name);
                 context.validate_clusters = before;
-                known.map(|_| Box::from(name))
+                known.map(|_| Server::Cluster(name.into()))
             }),
-            Some(TargetSpecifier::GoogleGrpc(_)) => {
-                Err(context.reject("google_grpc", "is not there yet in this version; write envoy_grpc"))
+            Some(TargetSpecifier::GoogleGrpc(grpc)) => {
+                let server = context.within("google_grpc", |context| google_grpc::parse(grpc, context));
+                server.map(Server::Google)
             }
-            None => Err(context.reject("", "needs envoy_grpc, which names a cluster")),
+            None => {
+                Err(context.reject("", "needs envoy_grpc, which names a cluster, or google_grpc, which names a server"))
+            }
         }
     })?;
     if context.node.id.is_empty() || context.node.cluster.is_empty() {
         let reason = "needs node.id and node.cluster in the bootstrap, or --service-node and --service-cluster";
         return Err(context.reject("", reason));
     }
-    Ok(GrpcTarget { protocol, clusters: clusters.into(), node_once: config.set_node_on_first_message_only })
+    Ok(GrpcTarget { protocol, servers: servers.into(), node_once: config.set_node_on_first_message_only })
 }
 
 fn file_source(config: &core::PathConfigSource, kind: Kind, context: &mut ParseContext) -> Result<Source, Refused> {

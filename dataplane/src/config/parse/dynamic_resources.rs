@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use super::{ParseContext, config_source};
 use crate::cluster::eds::EdsSource;
 use crate::config::discovery::kind::Kind;
-use crate::config::discovery::source::{Asked, Source};
+use crate::config::discovery::source::{Asked, Server, Source};
 use crate::config::reject::Refused;
 use crate::config::snapshot::Snapshot;
 
@@ -52,17 +52,13 @@ pub fn check_clusters(snapshot: &Snapshot, context: &mut ParseContext) -> Result
             Source::Ads(_) => "dynamic_resources.ads_config.grpc_services.envoy_grpc.cluster_name",
             _ => "api_config_source.grpc_services.envoy_grpc.cluster_name",
         };
-        for name in source.target().into_iter().flat_map(|target| &target.clusters) {
+        for server in source.target().into_iter().flat_map(|target| &target.servers) {
+            let Server::Cluster(name) = server else { continue };
             match context.cluster(field, name) {
                 Err(why) => refused = Some(why),
                 Ok(index) => {
                     let Some(cluster) = index.and_then(|index| snapshot.cluster(index)) else { continue };
-                    if cluster.tls.is_some() {
-                        let reason =
-                            "names a cluster with TLS; TLS to a control plane is not there yet in this version";
-                        refused = Some(context.reject(field, reason));
-                    } else if matches!(cluster.eds.as_deref(), Some(plan) if matches!(plan.source, EdsSource::Stream(_)))
-                    {
+                    if matches!(cluster.eds.as_deref(), Some(plan) if matches!(plan.source, EdsSource::Stream(_))) {
                         let reason = "names a cluster whose endpoints a control plane would have to say first";
                         refused = Some(context.reject(field, reason));
                     }

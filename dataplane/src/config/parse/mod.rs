@@ -7,6 +7,7 @@ pub mod cidr;
 pub mod config_source;
 pub mod context;
 pub mod dynamic_resources;
+mod google_grpc;
 pub mod http2_options;
 pub mod http_connection_manager;
 pub mod http_filters;
