@@ -10,7 +10,8 @@ use tokio::net::TcpListener;
 
 use crate::model::{MeshOptions, Severity};
 use crate::push::{Change, Hub, LogControl, MeshView};
-use crate::serve::{self, ServeError};
+use crate::serve::tls::{Tls, TlsError, TlsFiles};
+use crate::serve::{self, Ports, ServeError};
 use crate::source::folder::{Folder, Scan};
 use crate::source::status_file::StatusFile;
 use crate::source::watch::Watch;
@@ -23,6 +24,8 @@ pub struct Options {
     /// Where the status of objects is written; beside the folder if `None`.
     pub status_file: Option<PathBuf>,
     pub xds_address: SocketAddr,
+    /// xDS under TLS: where, and with which files.
+    pub xds_tls: Option<(SocketAddr, TlsFiles)>,
     pub http_address: SocketAddr,
     pub mesh: MeshOptions,
     /// Changes this close together are one.
@@ -38,19 +41,39 @@ pub enum DaemonError {
     #[error("{flag} {address}: {error}; free the port or choose another with {flag}")]
     Listen { flag: &'static str, address: SocketAddr, error: std::io::Error },
     #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
     Serve(#[from] ServeError),
 }
 
-/// Serves until `stop` is ready, then ends all streams. `log` changes what is logged. `ready` is told the two addresses once both ports are open.
+/// What is served where.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub xds: SocketAddr,
+    pub xds_tls: Option<SocketAddr>,
+    pub operator: SocketAddr,
+}
+
+/// Serves until `stop` is ready, then ends all streams. `log` changes what is logged. `ready` is told the addresses once all ports are open.
 pub async fn run(
     options: Options,
     log: LogControl,
     stop: impl Future<Output = ()>,
-    ready: impl FnOnce(SocketAddr, SocketAddr),
+    ready: impl FnOnce(Addresses),
 ) -> Result<(), DaemonError> {
     if let Err(error) = std::fs::metadata(&options.folder) {
         return Err(DaemonError::Folder(format!("{}: {error}", options.folder.display())));
     }
+    let tls = match &options.xds_tls {
+        Some((address, files)) => Some((*address, Arc::new(Tls::read(files.clone())?))),
+        None => None,
+    };
+    let xds = listen("--xds-address", options.xds_address).await?;
+    let xds_tls = match tls {
+        Some((address, tls)) => Some((listen("--xds-tls-address", address).await?, tls)),
+        None => None,
+    };
+    let operator = listen("--http-address", options.http_address).await?;
     // The folder is watched before it is read, so that no change falls between.
     let mut watch = Watch::new();
     let mut folder = Folder::new(&options.folder, |object| validate(object));
@@ -66,10 +89,12 @@ pub async fn run(
     let hub = Arc::new(Hub::new(first.clone()));
     hub.control_log(log);
     let mut newest = first;
-    let xds = listen("--xds-address", options.xds_address).await?;
-    let operator = listen("--http-address", options.http_address).await?;
     if let (Ok(xds), Ok(operator)) = (xds.local_addr(), operator.local_addr()) {
-        ready(xds, operator);
+        ready(Addresses {
+            xds,
+            xds_tls: xds_tls.as_ref().and_then(|(listener, _)| listener.local_addr().ok()),
+            operator,
+        });
     }
     let follow = async {
         loop {
@@ -98,7 +123,7 @@ pub async fn run(
             tracing::info!("published version {}: {} objects", hub.current().version(), folder.objects().len());
         }
     };
-    let serve = serve::serve(hub.clone(), xds, operator, options.connection_age_max);
+    let serve = serve::serve(hub.clone(), Ports { xds, xds_tls, operator }, options.connection_age_max);
     tokio::pin!(serve);
     tokio::select! {
         served = &mut serve => return served.map_err(DaemonError::Serve),

@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service
 use tokio::net::TcpListener;
 use tokio_stream::iter;
 use torus_control::push::{Change, Hub, View};
-use torus_control::serve::serve;
+use torus_control::serve::{Ports, serve};
 use torus_xds::serving::{Resource, Wanted, url};
 use torus_xds::{Document, Format, MessageType, Source, UnknownFields, encode};
 
@@ -64,7 +64,7 @@ fn plane(view: Fixed) -> Plane {
         let xds = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = (xds.local_addr().unwrap(), http.local_addr().unwrap());
-        tokio::spawn(serve(hub.clone(), xds, http, None));
+        tokio::spawn(serve(hub.clone(), Ports { xds, xds_tls: None, operator: http }, None));
         addresses
     });
     Plane { hub, xds, http, _runtime: runtime }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use torus_control::daemon::{Options, run};
 use torus_control::model::MeshOptions;
+use torus_control::serve::tls::{ClientCertificate, TlsFiles};
 use tracing_subscriber::EnvFilter;
 
 /// Translation is made of small allocations on many threads.
@@ -27,6 +28,21 @@ struct Flags {
     /// Where proxies ask for their configuration (gRPC, plaintext)
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15010")]
     xds_address: SocketAddr,
+    /// Where proxies ask for their configuration under TLS (gRPC); needs --tls-cert and --tls-key
+    #[arg(long, value_name = "ADDRESS", requires_all = ["tls_cert", "tls_key"])]
+    xds_tls_address: Option<SocketAddr>,
+    /// Certificate of --xds-tls-address with its chain, as PEM; taken up anew when it changes
+    #[arg(long, value_name = "FILE", requires = "xds_tls_address")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of --tls-cert, as PEM
+    #[arg(long, value_name = "FILE", requires = "xds_tls_address")]
+    tls_key: Option<PathBuf>,
+    /// Authorities that proxies' certificates are verified with, as PEM; without it proxies are asked for none
+    #[arg(long, value_name = "FILE", requires = "xds_tls_address")]
+    tls_client_ca: Option<PathBuf>,
+    /// Whether proxies must show a certificate of --tls-client-ca
+    #[arg(long, value_name = "HOW", default_value = "required", requires = "tls_client_ca")]
+    tls_client_cert: ClientCertificate,
     /// Where operators look: /ready, /metrics, /debug/syncz, configz, endpointz, registryz, config_dump, push_status
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15014")]
     http_address: SocketAddr,
@@ -84,10 +100,24 @@ fn main() -> ExitCode {
         eprintln!("torusd: --mesh-config {error}");
         return ExitCode::from(2);
     }
+    // Clap has seen to it that they come together.
+    let xds_tls = match (flags.xds_tls_address, flags.tls_cert, flags.tls_key) {
+        (Some(address), Some(certificate), Some(key)) => Some((
+            address,
+            TlsFiles {
+                certificate,
+                key,
+                client_authorities: flags.tls_client_ca,
+                client_certificate: flags.tls_client_cert,
+            },
+        )),
+        _ => None,
+    };
     let options = Options {
         folder: flags.config_folder,
         status_file: flags.status_file,
         xds_address: flags.xds_address,
+        xds_tls,
         http_address: flags.http_address,
         mesh,
         debounce: Duration::from_millis(flags.debounce_ms),
@@ -100,8 +130,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ran = runtime.block_on(run(options, Box::new(control), stopped(), |xds, http| {
-        tracing::info!("serving: xDS on {xds}, HTTP on http://{http}/");
+    let ran = runtime.block_on(run(options, Box::new(control), stopped(), |at| {
+        if let Some(address) = at.xds_tls {
+            tracing::info!("serving: xDS under TLS on {address}");
+        }
+        tracing::info!("serving: xDS on {}, HTTP on http://{}/", at.xds, at.operator);
     }));
     match ran {
         Ok(()) => ExitCode::SUCCESS,

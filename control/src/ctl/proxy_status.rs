@@ -37,7 +37,11 @@ pub(super) fn run(flags: &Flags) -> Result<Verdict, CtlError> {
 }
 
 fn rows(proxies: &[Value]) -> Vec<Vec<String>> {
-    let mut rows = vec![["NAME", "CDS", "LDS", "EDS", "RDS", "SDS", "VERSION"].map(str::to_owned).to_vec()];
+    // Who a client is by its certificate; plaintext has none.
+    let with_identity = proxies.iter().any(|proxy| proxy.get("identities").is_some());
+    let mut head = ["NAME", "CDS", "LDS", "EDS", "RDS", "SDS", "VERSION"].map(str::to_owned).to_vec();
+    head.extend(with_identity.then(|| "IDENTITY".to_owned()));
+    let mut rows = vec![head];
     for proxy in proxies {
         let mut row = vec![text(proxy, "proxy").to_owned()];
         for (name, _) in KINDS {
@@ -45,6 +49,10 @@ fn rows(proxies: &[Value]) -> Vec<Vec<String>> {
             row.push(if word.is_empty() { "IGNORED".to_owned() } else { word.to_owned() });
         }
         row.push(text(proxy, "istio_version").to_owned());
+        if with_identity {
+            let names = proxy.get("identities").and_then(Value::as_array).into_iter().flatten();
+            row.push(names.filter_map(Value::as_str).collect::<Vec<_>>().join(","));
+        }
         rows.push(row);
     }
     rows
@@ -79,6 +87,9 @@ mod tests {
         let proxies =
             [serde_json::json!({"proxy": "router~1", "cluster_status": "ERROR", "cluster_error": "no such field"})];
         assert_eq!(rows(&proxies)[1][..3], ["router~1", "ERROR", "IGNORED"]);
+        assert_eq!(rows(&proxies)[0].len(), 7);
+        let known = [serde_json::json!({"proxy": "router~1", "identities": ["spiffe://mesh/ns/a/sa/b", "b.a"]})];
+        assert_eq!(rows(&known)[1].last().map(String::as_str), Some("spiffe://mesh/ns/a/sa/b,b.a"));
         assert_eq!(refusals(&proxies), ["router~1 refused CDS: no such field"]);
     }
 }

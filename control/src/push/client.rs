@@ -7,9 +7,13 @@ use std::time::SystemTime;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use torus_xds::serving::Wanted;
 
+use crate::serve::incoming::Peer;
+
 /// A client and what it was sent.
 pub struct Client {
     pub node: Node,
+    /// The other end of its connection.
+    pub peer: Peer,
     pub since: SystemTime,
     status: Mutex<ClientStatus>,
 }
@@ -65,8 +69,8 @@ impl TypeStatus {
 
 impl Client {
     /// A client that was sent nothing.
-    pub fn new(node: Node) -> Self {
-        Self { node, since: SystemTime::now(), status: Mutex::default() }
+    pub fn new(node: Node, peer: Peer) -> Self {
+        Self { node, peer, since: SystemTime::now(), status: Mutex::default() }
     }
 
     /// A copy of the state.

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use torus_xds::serving::{Resource, Session, Wanted, url};
 
 use super::client::{Client, ClientStatus};
+use crate::serve::incoming::Peer;
 use crate::serve::metrics::Metrics;
 
 /// One state of the mesh, never changed once it is published.
@@ -190,9 +191,9 @@ impl Hub {
     }
 
     /// Registers a client; it is known until the guard is dropped.
-    pub fn connect(self: &Arc<Self>, node: Node) -> Connected {
+    pub fn connect(self: &Arc<Self>, node: Node, peer: Peer) -> Connected {
         let number = self.client_count.fetch_add(1, Ordering::Relaxed);
-        let client = Arc::new(Client::new(node));
+        let client = Arc::new(Client::new(node, peer));
         self.lock().insert(number, client.clone());
         Connected { hub: self.clone(), number, client }
     }

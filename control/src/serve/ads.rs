@@ -10,9 +10,10 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::google::protobuf::Any;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use torus_xds::serving::{Ask, Outcome, Push, Session, Variant, Wanted, format_version};
 
+use super::incoming::Peer;
 use crate::push::Hub;
 
 /// The service; all streams share the hub.
@@ -29,12 +30,22 @@ impl Ads {
         Self { hub, identity, age_max }
     }
 
-    fn start<W: Wire>(&self, requests: Streaming<W::Request>) -> Answers<W::Response> {
+    fn start<W: Wire>(&self, request: Request<Streaming<W::Request>>) -> Answers<W::Response> {
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let requests = request.into_inner();
         let (sender, receiver) = mpsc::channel(ANSWERS_WAITING_MAX);
-        let stream = self.clone();
+        let (stream, hub) = (self.clone(), self.hub.clone());
         tokio::spawn(async move {
-            if let Err(status) = stream.run::<W>(requests, &sender).await {
-                tracing::info!("xDS stream ended: {}", status.message());
+            let address = peer.address.map(|address| address.to_string()).unwrap_or_default();
+            if let Err(status) = stream.run::<W>(requests, peer, &sender).await {
+                match status.code() {
+                    // What the client did wrong is for the operator to mend.
+                    Code::InvalidArgument | Code::PermissionDenied | Code::Internal | Code::OutOfRange => {
+                        hub.metrics.on_internal_error();
+                        tracing::warn!("xDS stream of {address} ended: {}", status.message());
+                    }
+                    _ => tracing::info!("xDS stream of {address} ended: {}", status.message()),
+                }
                 // The client may be gone already.
                 drop(sender.send(Err(status)).await);
             }
@@ -45,13 +56,15 @@ impl Ads {
     async fn run<W: Wire>(
         self,
         mut requests: Streaming<W::Request>,
+        peer: Peer,
         answers: &mpsc::Sender<Result<W::Response, Status>>,
     ) -> Result<(), Status> {
         let Some(first) = requests.message().await? else { return Ok(()) };
         let mut first = W::read(first);
         let node = first.node.take().ok_or_else(|| Status::invalid_argument("the first request carries no node"))?;
         self.hub.current().view.admit(&node).map_err(Status::invalid_argument)?;
-        let connected = self.hub.connect(node);
+        peer.may_speak_for(&node).map_err(Status::permission_denied)?;
+        let connected = self.hub.connect(node, peer);
         let client = connected.client.clone();
         tracing::info!("proxy {} connected", client.node.id);
         let mut generations = self.hub.subscribe();
@@ -266,14 +279,14 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<discovery::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(Response::new(self.start::<Sotw>(request.into_inner())))
+        Ok(Response::new(self.start::<Sotw>(request)))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(Response::new(self.start::<Delta>(request.into_inner())))
+        Ok(Response::new(self.start::<Delta>(request)))
     }
 }
 

@@ -81,6 +81,9 @@ fn sync_status(client: &Client, status: &ClientStatus) -> Value {
     entry.insert("proxy".into(), client.node.id.clone().into());
     entry.insert("proxy_type".into(), client.node.id.split('~').next().unwrap_or_default().into());
     entry.insert("istio_version".into(), metadata("ISTIO_VERSION").into());
+    if !client.peer.names.is_empty() {
+        entry.insert("identities".into(), client.peer.names.to_vec().into());
+    }
     for (type_url, name) in TYPES {
         if let Some(state) = status.types.get(type_url) {
             entry.insert(format!("{name}_sent"), state.sent_nonce.clone().into());

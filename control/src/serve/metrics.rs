@@ -13,6 +13,7 @@ use crate::push::Change;
 pub struct Metrics {
     pushes: [AtomicU64; KINDS.len()],
     refusals: [AtomicU64; KINDS.len()],
+    internal_errors: AtomicU64,
     changes: AtomicU64,
     endpoint_changes: AtomicU64,
     convergence: [AtomicU64; CONVERGENCE_SECONDS.len()],
@@ -32,6 +33,11 @@ impl Metrics {
 
     pub fn on_refused(&self, type_url: &str) {
         add(&self.refusals, type_url);
+    }
+
+    /// A stream ended because of what the client sent.
+    pub fn on_internal_error(&self) {
+        self.internal_errors.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A proxy took over what was published `elapsed` ago.
@@ -65,6 +71,13 @@ impl Metrics {
         for ((_, kind), counter) in KINDS.iter().zip(&self.refusals) {
             let _ = writeln!(page, "pilot_total_xds_rejects{{type=\"{kind}\"}} {}", load(counter));
         }
+        head(
+            &mut page,
+            "pilot_total_xds_internal_errors",
+            "counter",
+            "Streams that ended because of what was said on them.",
+        );
+        let _ = writeln!(page, "pilot_total_xds_internal_errors {}", load(&self.internal_errors));
         head(&mut page, "pilot_push_triggers", "counter", "Published changes by reason.");
         let _ = writeln!(page, "pilot_push_triggers{{type=\"config\"}} {}", load(&self.changes));
         let _ = writeln!(page, "pilot_push_triggers{{type=\"endpoint\"}} {}", load(&self.endpoint_changes));

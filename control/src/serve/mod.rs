@@ -3,7 +3,9 @@
 pub mod ads;
 pub mod csds;
 pub mod http;
+pub mod incoming;
 pub mod metrics;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,6 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::push::Hub;
 
@@ -25,25 +26,46 @@ pub enum ServeError {
     Http(#[from] std::io::Error),
 }
 
-/// Serves what `hub` publishes on both sockets until the hub is shut down and every client has left. Streams older than `age_max` end,
+/// What is served on.
+pub struct Ports {
+    /// xDS without TLS.
+    pub xds: TcpListener,
+    /// xDS under TLS.
+    pub xds_tls: Option<(TcpListener, Arc<tls::Tls>)>,
+    /// HTTP for operators.
+    pub operator: TcpListener,
+}
+
+/// Serves what `hub` publishes on all `ports` until the hub is shut down and every client has left. Streams older than `age_max` end,
 /// so that clients spread over replicas again.
-pub async fn serve(
-    hub: Arc<Hub>,
-    xds: TcpListener,
-    operator: TcpListener,
-    age_max: Option<Duration>,
-) -> Result<(), ServeError> {
+pub async fn serve(hub: Arc<Hub>, ports: Ports, age_max: Option<Duration>) -> Result<(), ServeError> {
     let identity = format!("{{\"Component\":\"torusd\",\"Info\":{{\"version\":\"{}\"}}}}", env!("CARGO_PKG_VERSION"));
     let ads = AggregatedDiscoveryServiceServer::new(ads::Ads::new(hub.clone(), identity, age_max));
     let csds = ClientStatusDiscoveryServiceServer::new(csds::Csds::new(hub.clone()));
+    let Ports { xds, xds_tls, operator } = ports;
+    let followed = xds_tls.as_ref().map(|(_, tls)| tls.clone());
+    let connections = incoming::incoming(xds, xds_tls, || ended(hub.clone()));
     let xds = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(ads.max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(csds)
-        .serve_with_incoming_shutdown(TcpIncoming::from(xds).with_nodelay(Some(true)), ended(hub.clone()));
+        .serve_with_incoming_shutdown(connections, ended(hub.clone()));
     let operator = axum::serve(operator, http::router(hub.clone())).with_graceful_shutdown(ended(hub));
-    tokio::try_join!(async { xds.await.map_err(ServeError::Xds) }, async { operator.await.map_err(ServeError::Http) })?;
-    Ok(())
+    let served = async {
+        tokio::try_join!(async { xds.await.map_err(ServeError::Xds) }, async {
+            operator.await.map_err(ServeError::Http)
+        })
+    };
+    let follow = async {
+        match followed {
+            Some(tls) => tls.follow().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        served = served => served.map(|_| ()),
+        () = follow => Ok(()),
+    }
 }
 
 async fn ended(hub: Arc<Hub>) {
