@@ -111,7 +111,7 @@ impl Score {
         // The lists are what a control plane sends.
         context.sources.place(source::Source::Ads(GrpcTarget {
             protocol: Protocol::Sotw,
-            clusters: ["control-plane".into()].into(),
+            servers: [source::Server::Cluster("control-plane".into())].into(),
             node_once: false,
         }));
         (context.node.id, context.node.cluster) = ("test".into(), "test".into());
