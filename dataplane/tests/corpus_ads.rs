@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use plane::*;
 use torus_xds::{Document, Format, MessageType, UnknownFields, encode_list};
 
-const PARTS: [(&str, &str); 4] = [
+const PARTS: [(&str, &str); 5] = [
     (".clusters.yaml", CLUSTER),
     (".endpoints.yaml", ENDPOINTS),
     (".listeners.yaml", LISTENER),
     (".routes.yaml", ROUTES),
+    (".secrets.yaml", SECRET),
 ];
 
 fn folder() -> Option<PathBuf> {
@@ -69,18 +70,21 @@ fn snapshots_of_envoy_gateway_are_live_or_refused_by_feature() {
         }
         plane.replace(world);
         wait_for(name, || plane.verdict().is_some());
-        let refusals: Vec<String> = plane.verdict().unwrap_or_default().into_values().flatten().collect();
+        let bound: Vec<u16> = ports.into_values().collect();
+        let is_open = |port: &u16| ["127.0.0.1", "::1"].iter().any(|host| TcpStream::connect((*host, *port)).is_ok());
+        // Its routes and secrets are asked for when it is there.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let refusals = || plane.verdict().unwrap_or_default().into_values().flatten().collect::<Vec<String>>();
+        while refusals().is_empty() && !bound.iter().any(is_open) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let refusals = refusals();
         if refusals.is_empty() {
             accepted += 1;
-            let bound: Vec<u16> = ports.into_values().collect();
-            let is_open =
-                |port: &u16| ["127.0.0.1", "::1"].iter().any(|host| TcpStream::connect((*host, *port)).is_ok());
-            // Its routes are asked for when it is there.
-            let deadline = Instant::now() + Duration::from_secs(1);
-            while !bound.iter().any(is_open) && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
             live += usize::from(bound.iter().any(is_open));
+            if !bound.iter().any(is_open) {
+                println!("{name} is not open");
+            }
         } else {
             refused += 1;
             for line in refusals.iter().flat_map(|refusal| refusal.lines()) {

@@ -13,10 +13,11 @@ use super::{Admin, timestamp};
 use crate::cluster::{ClusterKind, HostHealth, Locality};
 use crate::config::address::Address;
 use crate::config::discovery::kind::Kind;
-use crate::config::discovery::records::{Config, Failure, Record, Records};
+use crate::config::discovery::records::{Config, Failure, Record, Records, Waiting};
 
 const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "envoy.config.listener.v3.Listener";
+const SECRET: &str = "envoy.extensions.transport_sockets.tls.v3.Secret";
 const ROUTES: &str = "envoy.config.route.v3.RouteConfiguration";
 
 /// The bootstrap as it was read.
@@ -46,9 +47,7 @@ impl ConfigDump {
 
     /// The bootstrap as a document.
     fn document(&self) -> Value {
-        let message = MessageType::named("envoy.config.bootstrap.v3.Bootstrap");
-        let document = message.and_then(|message| torus_xds::to_json(message, &self.bootstrap).ok());
-        document.unwrap_or_else(|| json!({}))
+        document("envoy.config.bootstrap.v3.Bootstrap", &self.bootstrap)
     }
 
     /// The layers of `layered_runtime`, lowest first.
@@ -88,6 +87,15 @@ impl ConfigDump {
                 .map(|choose| discovered_entries(records, Kind::Cluster, "cluster", CLUSTER, choose));
         let active_routes =
             discovered_entries(records, Kind::Routes, "route_config", ROUTES, |record: &Record| record.active.clone());
+        let secrets = list("/static_resources/secrets").into_iter();
+        let secrets =
+            secrets.map(|secret| json!({ "name": text_of(&secret, "name"), "secret": typed(SECRET, secret) }));
+        let secrets: Vec<Value> = secrets.collect();
+        let secret_names = records.of(Kind::Secret).iter().filter(|(_, record)| record.active.is_some());
+        let active_secrets = named(
+            secret_names.map(|(name, _)| name),
+            discovered_entries(records, Kind::Secret, "secret", SECRET, |record: &Record| record.active.clone()),
+        );
         let mut dumps = vec![
             dump("BootstrapConfigDump", [("bootstrap", bootstrap.clone()), ("last_updated", updated.as_str().into())]),
             dump(
@@ -115,15 +123,23 @@ impl ConfigDump {
                 "RoutesConfigDump",
                 [("static_route_configs", routes.into()), ("dynamic_route_configs", active_routes.into())],
             ),
-            dump("SecretsConfigDump", []),
+            dump(
+                "SecretsConfigDump",
+                [
+                    ("static_secrets", secrets.into()),
+                    ("dynamic_active_secrets", active_secrets.into()),
+                    ("dynamic_warming_secrets", warming_secrets(records).into()),
+                ],
+            ),
         ]);
         dumps
     }
 }
 
-/// A message as a document.
+/// A message as a document, without what is nobody's to read.
 fn document(kind: &str, body: &[u8]) -> Value {
-    let document = MessageType::named(kind).and_then(|message| torus_xds::to_json(message, body).ok());
+    let document = MessageType::named(kind)
+        .and_then(|message| torus_xds::to_json(message, &torus_xds::redacted(message, body)).ok());
     document.unwrap_or_else(|| json!({}))
 }
 
@@ -159,6 +175,30 @@ fn discovered_entries(
             entry.insert("error_state".into(), failure(message, refused));
         }
         Some(Value::Object(entry))
+    });
+    entries.collect()
+}
+
+/// Each entry with the name of its resource.
+fn named<'a>(names: impl Iterator<Item = &'a Box<str>>, entries: Vec<Value>) -> Vec<Value> {
+    let entries = names.zip(entries).map(|(name, mut entry)| {
+        if let Some(fields) = entry.as_object_mut() {
+            fields.shift_insert(0, "name".into(), (&**name).into());
+        }
+        entry
+    });
+    entries.collect()
+}
+
+/// Secrets that did not come yet, as Envoy shows them.
+fn warming_secrets(records: &Records) -> Vec<Value> {
+    let entries = records.awaited_secrets.iter().map(|(name, since)| {
+        json!({
+            "name": &**name,
+            "version_info": "uninitialized",
+            "last_updated": timestamp(*since),
+            "secret": typed(SECRET, json!({ "name": &**name })),
+        })
     });
     entries.collect()
 }
@@ -251,8 +291,11 @@ fn address(address: &Address) -> Value {
 pub(super) fn show_init(admin: &Admin, request: &Request) -> Reply {
     let listeners_are_asked = request.parameter("mask").is_none_or(|mask| mask.is_empty() || mask == "listener");
     let waiting = admin.with_records(|records| records.waiting.clone());
-    let dumps = waiting.iter().filter(|_| listeners_are_asked).map(|(listener, tables)| {
-        let targets = tables.iter().map(|table| format!("shared target RdsRouteConfigSubscription RDS init {table}"));
+    let dumps = waiting.iter().filter(|_| listeners_are_asked).map(|Waiting { listener, for_resources }| {
+        let targets = for_resources.iter().map(|(kind, name)| match kind {
+            Kind::Secret => format!("shared target SdsApi {name}"),
+            _ => format!("shared target RdsRouteConfigSubscription RDS init {name}"),
+        });
         let targets: Vec<String> = targets.collect();
         json!({ "name": format!("init manager Listener-local-init-manager {listener}"), "target_names": targets })
     });

@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::bootstrap::v3 as proto;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerProto;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret as SecretProto;
 use prost::Message;
 use thiserror::Error;
 use torus_xds::{Diagnostic, Encoded, MessageType, Source, UnknownFields, wire};
@@ -30,6 +31,7 @@ use crate::cluster::{Cluster, ClusterIndex};
 use crate::telemetry::access_log::sink::{FlushOptions, LogSinks};
 use crate::telemetry::registry::Registry;
 use crate::telemetry::stats_config::StatsConfig;
+use crate::tls::secret;
 
 /// What the process starts with.
 pub struct Loaded {
@@ -227,6 +229,12 @@ fn runtime_limit(runtime: &Runtime) -> Option<u64> {
 fn static_resources(bootstrap: &[u8], context: &mut ParseContext) -> Result<Snapshot, Refused> {
     let start = context.problems.checkpoint();
     name_clusters(bootstrap, context);
+    for (index, bytes) in resources(bootstrap, SECRETS).enumerate() {
+        let _ = context.within_item("secrets", index, |context| {
+            let secret = decode::<SecretProto>(bytes, context)?;
+            secret::parse_fixed(secret, context)
+        });
+    }
     let mut snapshot = Snapshot { version: 1, ..Snapshot::default() };
     snapshot.clusters.reserve_exact(context.cluster_by_name.len());
     for (index, bytes) in resources(bootstrap, CLUSTERS).enumerate() {
@@ -304,6 +312,8 @@ const STATIC_RESOURCES: u32 = 2;
 const LISTENERS: u32 = 1;
 /// Field number of StaticResources.clusters.
 const CLUSTERS: u32 = 2;
+/// Field number of StaticResources.secrets.
+const SECRETS: u32 = 3;
 /// Field number of Cluster.name.
 const CLUSTER_NAME: u32 = 1;
 /// Source: Envoy's documentation, "Limiting active connections".

@@ -212,7 +212,7 @@ impl Connection {
                 Some(match error {
                     // The alert is to arrive.
                     TlsError::Protocol(_) => Rest::Close,
-                    TlsError::Closed | TlsError::Io(_) => Rest::Gone,
+                    TlsError::Closed | TlsError::Io(_) | TlsError::NotReady => Rest::Gone,
                     TlsError::Late => Rest::Abort,
                 })
             }

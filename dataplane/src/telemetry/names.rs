@@ -173,6 +173,15 @@ stat_group! {
     }
 }
 
+stat_group! {
+    /// `listener.<address>.server_ssl_socket_factory.` and `cluster.<name>.client_ssl_socket_factory.`
+    TlsFactoryStat {
+        DownstreamContextSecretsNotReady = Counter "downstream_context_secrets_not_ready",
+        SslContextUpdateBySds = Counter "ssl_context_update_by_sds",
+        UpstreamContextSecretsNotReady = Counter "upstream_context_secrets_not_ready",
+    }
+}
+
 impl TlsStat {
     /// The counter of a protocol version.
     pub fn version(name: &str) -> Option<Self> {
@@ -609,11 +618,12 @@ stat_group! {
 }
 
 stat_group! {
-    /// `cluster_manager.cds.`, `listener_manager.lds.`, `http.<stat_prefix>.rds.<name>.`: what discovery brought.
+    /// `cluster_manager.cds.`, `listener_manager.lds.`, `http.<stat_prefix>.rds.<name>.`, `sds.<name>.`: what discovery brought.
     UpdateStat {
         ConfigReload = Counter "config_reload" late,
         ConfigReloadTimeMs = Gauge "config_reload_time_ms" late,
         InitFetchTimeout = Counter "init_fetch_timeout",
+        KeyRotationFailed = Counter "key_rotation_failed" late,
         UpdateAttempt = Counter "update_attempt",
         UpdateEmpty = Counter "update_empty" late,
         UpdateFailure = Counter "update_failure",

@@ -1,36 +1,41 @@
 //! TLS that begins here: what a cluster asks of its endpoints.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{CommonTlsContext, UpstreamTlsContext};
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection};
 use torus_ring::{Ring, Socket};
 
 use super::identity::Identity;
-use super::parse::parse_client;
+use super::parse::compile_client;
 use super::reload::Reload;
+use super::secret::{NamesSecrets, Renewal, SecretKey};
 use super::server::{Certificate, count_failure, count_handshake};
 use super::session::{TlsError, TlsSession};
 use super::validate::{ServerVerifier, Validation};
 use crate::config::parse::ParseContext;
+use crate::config::reject::Refused;
 use crate::telemetry::counters::{Core, Stats};
-use crate::telemetry::names::TlsStat;
+use crate::telemetry::names::{TlsFactoryStat, TlsStat};
 use crate::transport::TlsInfo;
 
 /// An UpstreamTlsContext, compiled. Its sessions are resumed by no other one, and by none of its other versions.
 pub struct ClientTls {
-    /// Read once a handshake, replaced when certificates change.
-    current: RwLock<Arc<Current>>,
-    reload: Option<Reload<UpstreamTlsContext>>,
+    /// Read once a handshake, replaced when certificates change; `None` while a secret is missing.
+    current: RwLock<Option<Arc<Current>>>,
+    /// The config thread alone looks at it.
+    reload: Mutex<Option<Reload<UpstreamTlsContext>>>,
+    renewal: Option<Renewal<UpstreamTlsContext>>,
     /// The server name to ask for.
     name: Option<ServerName<'static>>,
     /// The endpoint's host name is the server name where it has one.
     host_name: bool,
     /// `cluster.<name>.ssl.`
     pub stats: Arc<Stats<TlsStat>>,
+    factory: Option<Arc<Stats<TlsFactoryStat>>>,
 }
 
 /// What new handshakes use.
@@ -114,32 +119,57 @@ impl ClientTls {
         };
         let current = Current { http1, http2, either, local, proves_identity };
         Ok(Self {
-            current: RwLock::new(Arc::new(current)),
-            reload: None,
-            name: parts.name,
-            host_name: parts.host_name,
-            stats: parts.stats,
+            current: RwLock::new(Some(Arc::new(current))),
+            ..Self::waiting(parts.name, parts.host_name, parts.stats)
         })
     }
 
+    /// One whose secrets have not come.
+    pub(super) fn waiting(name: Option<ServerName<'static>>, host_name: bool, stats: Arc<Stats<TlsStat>>) -> Self {
+        Self {
+            current: RwLock::default(),
+            reload: Mutex::default(),
+            renewal: None,
+            name,
+            host_name,
+            stats,
+            factory: None,
+        }
+    }
+
+    /// The same, with its `cluster.<name>.client_ssl_socket_factory.`
+    pub(super) fn counting(self, factory: Arc<Stats<TlsFactoryStat>>) -> Self {
+        Self { factory: Some(factory), ..self }
+    }
+
+    /// The same, compiled again when a secret changes.
+    pub(super) fn naming(self, renewal: Renewal<UpstreamTlsContext>) -> Self {
+        Self { renewal: Some(renewal).filter(|renewal| !renewal.needs.keys().is_empty()), ..self }
+    }
+
     /// The same, compiled again when a file of `config` changes.
-    pub(super) fn following_files(mut self, config: &UpstreamTlsContext, stat_prefix: &str) -> Self {
+    pub(super) fn following_files(self, config: &UpstreamTlsContext, stat_prefix: &str) -> Self {
         let common = config.common_tls_context.as_ref();
-        self.reload = common.and_then(|common| Reload::new(config.clone(), common, stat_prefix));
-        self
+        Self { reload: Mutex::new(common.and_then(|common| Reload::new(config.clone(), common, stat_prefix))), ..self }
     }
 
     /// Gives new handshakes what `newer` has; its sessions are its own.
     pub fn replace(&self, newer: Self) {
-        let newer = newer.current.into_inner().unwrap_or_else(PoisonError::into_inner);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = newer;
+        let current = newer.current.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let reload = newer.reload.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        *self.reload.lock().unwrap_or_else(PoisonError::into_inner) = reload;
     }
 
     /// As [`super::ServerTls::follow_files`].
     pub fn follow_files(&self, context: impl FnOnce() -> ParseContext) -> Option<Result<(), String>> {
-        let reload = self.reload.as_ref().filter(|reload| reload.is_due())?;
-        let mut context = context();
-        let parsed = parse_client(&reload.config, &reload.stat_prefix, &mut context);
+        let (context, parsed) = {
+            let reload = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
+            let reload = reload.as_ref().filter(|reload| reload.is_due())?;
+            let mut context = context();
+            let parsed = compile_client(&reload.config, &reload.stat_prefix, &mut context);
+            (context, parsed)
+        };
         let core = context.registry.config_core();
         Some(match parsed {
             Ok(newer) => {
@@ -163,7 +193,8 @@ impl ClientTls {
         address: Option<IpAddr>,
         offer: Offer,
     ) -> Result<TlsSession, TlsError> {
-        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let current = current.ok_or(TlsError::NotReady)?;
         let name = self.name_of(host_name, address);
         let asked = match &name {
             ServerName::DnsName(name) => Some(Arc::from(name.as_ref())),
@@ -182,9 +213,10 @@ impl ClientTls {
         host_name: &str,
         address: Option<IpAddr>,
         offer: Offer,
-    ) -> (Arc<ClientConfig>, ServerName<'static>) {
+    ) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsError> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        (current.config(offer), self.name_of(host_name, address))
+        let current = current.as_ref().ok_or(TlsError::NotReady)?;
+        Ok((current.config(offer), self.name_of(host_name, address)))
     }
 
     /// The name that an endpoint's certificate is asked for.
@@ -205,5 +237,32 @@ impl ClientTls {
     /// Counts a handshake that failed.
     pub fn count_failure(&self, core: Core, error: &TlsError) {
         count_failure(&self.stats, core, error);
+        if matches!(error, TlsError::NotReady) {
+            self.factory.iter().for_each(|it| it.increment(core, TlsFactoryStat::UpstreamContextSecretsNotReady));
+        }
+    }
+}
+
+impl NamesSecrets for ClientTls {
+    fn secrets(&self) -> &[SecretKey] {
+        self.renewal.as_ref().map_or(&[], |renewal| renewal.needs.keys())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn renew<'a>(&'a self, context: &mut ParseContext) -> Result<Box<dyn FnOnce() + 'a>, Refused> {
+        let Some(Renewal { config, needs, stat_prefix }) = &self.renewal else { return Ok(Box::new(|| {})) };
+        let empty = CommonTlsContext::default();
+        let common = config.common_tls_context.as_ref().unwrap_or(&empty);
+        let Some(filled) = needs.filled(common, context)? else { return Ok(Box::new(|| {})) };
+        let filled = UpstreamTlsContext { common_tls_context: Some(filled), ..config.clone() };
+        let newer = compile_client(&filled, stat_prefix, context)?;
+        let core = context.registry.config_core();
+        Ok(Box::new(move || {
+            self.replace(newer);
+            self.factory.iter().for_each(|stats| stats.increment(core, TlsFactoryStat::SslContextUpdateBySds));
+        }))
     }
 }

@@ -5,6 +5,7 @@ pub mod identity;
 pub mod names;
 mod parse;
 mod reload;
+pub mod secret;
 pub mod server;
 pub mod session;
 #[cfg(test)]

@@ -15,14 +15,47 @@ use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_ce
 use super::client::{ClientParts, ClientTls};
 use super::identity::Identity;
 use super::names;
+use super::secret::{self, Renewal};
 use super::server::{Certificate, ServerParts, ServerTls};
 use super::validate::{NameKind, NameMatcher, NameTest, Validation};
 use crate::config::parse::ParseContext;
 use crate::config::reject::Refused;
 use crate::route::string_match::StringMatcher;
 
-/// Compiles what a filter chain offers. `stat_prefix` is `listener.<address>.`.
+/// Compiles what a filter chain offers. `stat_prefix` is `listener.<address>.`. It is not ready where a secret is missing.
 pub fn parse_server(
+    config: &proto::DownstreamTlsContext,
+    stat_prefix: &str,
+    context: &mut ParseContext,
+) -> Result<ServerTls, Refused> {
+    let common = context.required("common_tls_context", &config.common_tls_context)?;
+    let (base, needs) = context.within("common_tls_context", |context| secret::plan(common, context))?;
+    if base.tls_certificates.is_empty() && needs.certificate_count() == 0 {
+        let reason = "must hold at least one certificate: clients need one";
+        return Err(context.reject("common_tls_context.tls_certificates", reason));
+    }
+    let config = proto::DownstreamTlsContext { common_tls_context: Some(base.clone()), ..config.clone() };
+    let filled = context.within("common_tls_context", |context| needs.filled(&base, context))?;
+    let tls = match filled {
+        Some(filled) => compile_server(
+            &proto::DownstreamTlsContext { common_tls_context: Some(filled), ..config.clone() },
+            stat_prefix,
+            context,
+        )?,
+        None => {
+            context.within("common_tls_context", |context| check_without_secrets(&base, context))?;
+            ServerTls::waiting(context.registry.group(&format!("{stat_prefix}ssl.")))
+        }
+    };
+    Ok(tls.counting(context.registry.group(&format!("{stat_prefix}server_ssl_socket_factory."))).naming(Renewal {
+        config,
+        needs,
+        stat_prefix: stat_prefix.into(),
+    }))
+}
+
+/// Compiles what names no secret.
+pub(super) fn compile_server(
     config: &proto::DownstreamTlsContext,
     stat_prefix: &str,
     context: &mut ParseContext,
@@ -33,9 +66,6 @@ pub fn parse_server(
     let (parameters, certificates, validation) = context.within("common_tls_context", |context| {
         let parameters = parameters(common, context);
         let certificates = context.each("tls_certificates", &common.tls_certificates, certificate);
-        if common.tls_certificates.is_empty() {
-            let _ = context.reject("tls_certificates", "must hold at least one certificate: clients need one");
-        }
         (parameters, certificates, validation(common, context))
     });
     context.problems.clean_since(start)?;
@@ -63,8 +93,44 @@ pub fn parse_server(
     .map_err(|error| context.reject("", error.to_string()))
 }
 
-/// Compiles what a cluster asks for. `stat_prefix` is `cluster.<name>.`.
+/// Compiles what a cluster asks for. `stat_prefix` is `cluster.<name>.`. It is not ready where a secret is missing.
 pub fn parse_client(
+    config: &proto::UpstreamTlsContext,
+    stat_prefix: &str,
+    context: &mut ParseContext,
+) -> Result<ClientTls, Refused> {
+    let empty = proto::CommonTlsContext::default();
+    let common = config.common_tls_context.as_ref().unwrap_or(&empty);
+    let (base, needs) = context.within("common_tls_context", |context| secret::plan(common, context))?;
+    if base.tls_certificates.len() + needs.certificate_count() > 1 {
+        let reason = "must hold at most one certificate";
+        return Err(context.reject("common_tls_context.tls_certificates", reason));
+    }
+    let config = proto::UpstreamTlsContext { common_tls_context: Some(base.clone()), ..config.clone() };
+    let filled = context.within("common_tls_context", |context| needs.filled(&base, context))?;
+    let tls = match filled {
+        Some(filled) => compile_client(
+            &proto::UpstreamTlsContext { common_tls_context: Some(filled), ..config.clone() },
+            stat_prefix,
+            context,
+        )?,
+        None => {
+            context.within("common_tls_context", |context| check_without_secrets(&base, context))?;
+            let name = server_name(&config, context)?;
+            session_count_max(&config, context)?;
+            let stats = context.registry.group(&format!("{stat_prefix}ssl."));
+            ClientTls::waiting(name, config.auto_host_sni, stats)
+        }
+    };
+    Ok(tls.counting(context.registry.group(&format!("{stat_prefix}client_ssl_socket_factory."))).naming(Renewal {
+        config,
+        needs,
+        stat_prefix: stat_prefix.into(),
+    }))
+}
+
+/// Compiles what names no secret.
+pub(super) fn compile_client(
     config: &proto::UpstreamTlsContext,
     stat_prefix: &str,
     context: &mut ParseContext,
@@ -75,26 +141,10 @@ pub fn parse_client(
     let (parameters, certificates, validation) = context.within("common_tls_context", |context| {
         let parameters = parameters(common, context);
         let certificates = context.each("tls_certificates", &common.tls_certificates, certificate);
-        if common.tls_certificates.len() > 1 {
-            let _ = context.reject("tls_certificates", "must hold at most one certificate");
-        }
         (parameters, certificates, validation(common, context))
     });
-    let name = match config.sni.as_str() {
-        "" => None,
-        // The certificate may be checked for an address, which is never sent (RFC 6066 §3).
-        name => match ServerName::try_from(name.to_owned()) {
-            Ok(name) => Some(name),
-            Err(_) => {
-                let _ = context.reject("sni", format!("`{name}` is neither a host name nor an address"));
-                None
-            }
-        },
-    };
-    let session_count_max = config.max_session_keys.map_or(1, |max| max.value as usize);
-    if session_count_max > SESSION_COUNT_LIMIT {
-        let _ = context.reject("max_session_keys", format!("must be at most {SESSION_COUNT_LIMIT}"));
-    }
+    let name = server_name(config, context);
+    let session_count_max = session_count_max(config, context);
     context.problems.clean_since(start)?;
     let (provider, versions) = parameters?;
     let validation = validation?;
@@ -107,15 +157,48 @@ pub fn parse_client(
         versions,
         certificate: certificates?.into_iter().next(),
         validation: Arc::new(validation),
-        name,
+        name: name?,
         host_name: config.auto_host_sni,
         match_server_name: config.auto_sni_san_validation,
         alpn: alpn(common),
-        session_count_max,
+        session_count_max: session_count_max?,
         stats: context.registry.group(&format!("{stat_prefix}ssl.")),
     })
     .map(|tls| tls.following_files(config, stat_prefix))
     .map_err(|error| context.reject("", error.to_string()))
+}
+
+/// Refuses what is wrong whatever the secrets that are missing will say.
+fn check_without_secrets(common: &proto::CommonTlsContext, context: &mut ParseContext) -> Result<(), Refused> {
+    let start = context.problems.checkpoint();
+    let _ = parameters(common, context);
+    let _ = context.each("tls_certificates", &common.tls_certificates, certificate);
+    if let Some(ValidationContextType::ValidationContext(config)) = &common.validation_context_type {
+        let _ = context.within("validation_context", |context| validation_fields(config, context));
+    }
+    context.problems.clean_since(start)
+}
+
+/// The server name to ask for, where one is configured.
+fn server_name(
+    config: &proto::UpstreamTlsContext,
+    context: &mut ParseContext,
+) -> Result<Option<ServerName<'static>>, Refused> {
+    match config.sni.as_str() {
+        "" => Ok(None),
+        // The certificate may be checked for an address, which is never sent (RFC 6066 §3).
+        name => ServerName::try_from(name.to_owned())
+            .map(Some)
+            .map_err(|_| context.reject("sni", format!("`{name}` is neither a host name nor an address"))),
+    }
+}
+
+fn session_count_max(config: &proto::UpstreamTlsContext, context: &mut ParseContext) -> Result<usize, Refused> {
+    let max = config.max_session_keys.map_or(1, |max| max.value as usize);
+    if max > SESSION_COUNT_LIMIT {
+        return Err(context.reject("max_session_keys", format!("must be at most {SESSION_COUNT_LIMIT}")));
+    }
+    Ok(max)
 }
 
 /// Sessions that a cluster may keep.
@@ -184,7 +267,7 @@ fn alpn(common: &proto::CommonTlsContext) -> Vec<Vec<u8>> {
     names.filter(|name| !name.is_empty()).map(|name| name.as_bytes().to_vec()).collect()
 }
 
-fn certificate(config: &proto::TlsCertificate, context: &mut ParseContext) -> Result<Certificate, Refused> {
+pub(super) fn certificate(config: &proto::TlsCertificate, context: &mut ParseContext) -> Result<Certificate, Refused> {
     let chain = required_source("certificate_chain", &config.certificate_chain, context);
     let key = required_source("private_key", &config.private_key, context);
     let (chain, key) = (chain?, key?);
@@ -217,6 +300,23 @@ pub(super) fn validation_context(
     config: &proto::CertificateValidationContext,
     context: &mut ParseContext,
 ) -> Result<Validation, Refused> {
+    let validation = validation_fields(config, context)?;
+    if !validation.names.is_empty() && validation.anchors.is_empty() {
+        return Err(
+            context.reject("trusted_ca", "is required: names in a certificate that nobody vouches for prove nothing")
+        );
+    }
+    if !validation.revoked.is_empty() && validation.anchors.is_empty() {
+        return Err(context.reject("trusted_ca", "is required where revocation lists are given"));
+    }
+    Ok(validation)
+}
+
+/// Its fields, each for itself.
+pub(super) fn validation_fields(
+    config: &proto::CertificateValidationContext,
+    context: &mut ParseContext,
+) -> Result<Validation, Refused> {
     let start = context.problems.checkpoint();
     let mut validation = Validation::accepting(aws_lc_rs::default_provider().signature_verification_algorithms);
     if let Some(authorities) = &config.trusted_ca {
@@ -238,14 +338,6 @@ pub(super) fn validation_context(
     let key_pins = context.each("verify_certificate_spki", keys, |hash, context| base64_pin(hash, context));
     context.problems.clean_since(start)?;
     validation.names = names?.into_iter().chain(untyped?.into_iter().flatten()).collect();
-    if !validation.names.is_empty() && validation.anchors.is_empty() {
-        return Err(
-            context.reject("trusted_ca", "is required: names in a certificate that nobody vouches for prove nothing")
-        );
-    }
-    if !validation.revoked.is_empty() && validation.anchors.is_empty() {
-        return Err(context.reject("trusted_ca", "is required where revocation lists are given"));
-    }
     validation.certificate_pins = certificate_pins?;
     validation.key_pins = key_pins?;
     validation.revocation_of_leaf_only = config.only_verify_leaf_cert_crl;

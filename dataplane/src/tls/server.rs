@@ -1,7 +1,7 @@
 //! TLS that ends here: what a filter chain offers to clients.
 
 use std::cell::RefCell;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
@@ -11,13 +11,15 @@ use rustls::{Connection, ServerConfig, ServerConnection};
 use torus_ring::{Ring, Socket};
 
 use super::identity::{Identity, dns_name_matches};
-use super::parse::parse_server;
+use super::parse::compile_server;
 use super::reload::Reload;
+use super::secret::{NamesSecrets, Renewal, SecretKey};
 use super::session::{CertificateFault, TlsError, TlsSession};
 use super::validate::{ClientVerifier, Validation};
 use crate::config::parse::ParseContext;
+use crate::config::reject::Refused;
 use crate::telemetry::counters::{Core, Stats};
-use crate::telemetry::names::TlsStat;
+use crate::telemetry::names::{TlsFactoryStat, TlsStat};
 use crate::transport::TlsInfo;
 
 /// A handshake that takes longer is given up, where `transport_socket_connect_timeout` says nothing else.
@@ -25,11 +27,14 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A DownstreamTlsContext, compiled. Its tickets open no session of another one, and none of its older versions.
 pub struct ServerTls {
-    /// Read once a handshake, replaced when certificates change.
-    current: RwLock<Arc<Current>>,
-    reload: Option<Reload<DownstreamTlsContext>>,
+    /// Read once a handshake, replaced when certificates change; `None` while a secret is missing.
+    current: RwLock<Option<Arc<Current>>>,
+    /// The config thread alone looks at it.
+    reload: Mutex<Option<Reload<DownstreamTlsContext>>>,
+    renewal: Option<Renewal<DownstreamTlsContext>>,
     /// `listener.<address>.ssl.`
     pub stats: Arc<Stats<TlsStat>>,
+    factory: Option<Arc<Stats<TlsFactoryStat>>>,
 }
 
 /// What new handshakes get.
@@ -91,27 +96,47 @@ impl ServerTls {
             config.send_tls13_tickets = 0;
         }
         let current = Current { config: Arc::new(config), proves_identity };
-        Ok(Self { current: RwLock::new(Arc::new(current)), reload: None, stats: parts.stats })
+        Ok(Self { current: RwLock::new(Some(Arc::new(current))), ..Self::waiting(parts.stats) })
+    }
+
+    /// One whose secrets have not come.
+    pub(super) fn waiting(stats: Arc<Stats<TlsStat>>) -> Self {
+        Self { current: RwLock::default(), reload: Mutex::default(), renewal: None, stats, factory: None }
+    }
+
+    /// The same, with its `listener.<address>.server_ssl_socket_factory.`
+    pub(super) fn counting(self, factory: Arc<Stats<TlsFactoryStat>>) -> Self {
+        Self { factory: Some(factory), ..self }
+    }
+
+    /// The same, compiled again when a secret changes.
+    pub(super) fn naming(self, renewal: Renewal<DownstreamTlsContext>) -> Self {
+        Self { renewal: Some(renewal).filter(|renewal| !renewal.needs.keys().is_empty()), ..self }
     }
 
     /// The same, compiled again when a file of `config` changes.
-    pub(super) fn following_files(mut self, config: &DownstreamTlsContext, stat_prefix: &str) -> Self {
+    pub(super) fn following_files(self, config: &DownstreamTlsContext, stat_prefix: &str) -> Self {
         let common = config.common_tls_context.as_ref();
-        self.reload = common.and_then(|common| Reload::new(config.clone(), common, stat_prefix));
-        self
+        Self { reload: Mutex::new(common.and_then(|common| Reload::new(config.clone(), common, stat_prefix))), ..self }
     }
 
     /// Gives new handshakes what `newer` has. Sessions of before are not resumed, for their keys are gone.
     pub fn replace(&self, newer: Self) {
-        let newer = newer.current.into_inner().unwrap_or_else(PoisonError::into_inner);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = newer;
+        let current = newer.current.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let reload = newer.reload.into_inner().unwrap_or_else(PoisonError::into_inner);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        *self.reload.lock().unwrap_or_else(PoisonError::into_inner) = reload;
     }
 
     /// Reads its files again where one has changed: `None` where none has, the fault where what they hold cannot be used.
     pub fn follow_files(&self, context: impl FnOnce() -> ParseContext) -> Option<Result<(), String>> {
-        let reload = self.reload.as_ref().filter(|reload| reload.is_due())?;
-        let mut context = context();
-        let parsed = parse_server(&reload.config, &reload.stat_prefix, &mut context);
+        let (context, parsed) = {
+            let reload = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
+            let reload = reload.as_ref().filter(|reload| reload.is_due())?;
+            let mut context = context();
+            let parsed = compile_server(&reload.config, &reload.stat_prefix, &mut context);
+            (context, parsed)
+        };
         let core = context.registry.config_core();
         Some(match parsed {
             Ok(newer) => {
@@ -128,7 +153,8 @@ impl ServerTls {
 
     /// Begins a handshake as the server.
     pub fn accept(&self, socket: Socket, ring: &Ring) -> Result<TlsSession, TlsError> {
-        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let current = current.ok_or(TlsError::NotReady)?;
         let connection = ServerConnection::new(Arc::clone(&current.config)).map_err(TlsError::Protocol)?;
         Ok(TlsSession::new(socket, ring, Connection::Server(connection), current.proves_identity))
     }
@@ -141,6 +167,32 @@ impl ServerTls {
     /// Counts a handshake that failed.
     pub fn count_failure(&self, core: Core, error: &TlsError) {
         count_failure(&self.stats, core, error);
+        if matches!(error, TlsError::NotReady) {
+            self.factory.iter().for_each(|it| it.increment(core, TlsFactoryStat::DownstreamContextSecretsNotReady));
+        }
+    }
+}
+
+impl NamesSecrets for ServerTls {
+    fn secrets(&self) -> &[SecretKey] {
+        self.renewal.as_ref().map_or(&[], |renewal| renewal.needs.keys())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn renew<'a>(&'a self, context: &mut ParseContext) -> Result<Box<dyn FnOnce() + 'a>, Refused> {
+        let Some(Renewal { config, needs, stat_prefix }) = &self.renewal else { return Ok(Box::new(|| {})) };
+        let common = context.required("common_tls_context", &config.common_tls_context)?;
+        let Some(filled) = needs.filled(common, context)? else { return Ok(Box::new(|| {})) };
+        let filled = DownstreamTlsContext { common_tls_context: Some(filled), ..config.clone() };
+        let newer = compile_server(&filled, stat_prefix, context)?;
+        let core = context.registry.config_core();
+        Ok(Box::new(move || {
+            self.replace(newer);
+            self.factory.iter().for_each(|stats| stats.increment(core, TlsFactoryStat::SslContextUpdateBySds));
+        }))
     }
 }
 
@@ -167,7 +219,7 @@ pub(super) fn count_failure(stats: &Stats<TlsStat>, core: Core, error: &TlsError
         (Some(CertificateFault::Name), _) => TlsStat::FailVerifySan,
         (Some(CertificateFault::Pin), _) => TlsStat::FailVerifyCertHash,
         (None, TlsError::Protocol(_)) => TlsStat::ConnectionError,
-        (None, TlsError::Io(_) | TlsError::Closed | TlsError::Late) => return,
+        (None, TlsError::Io(_) | TlsError::Closed | TlsError::Late | TlsError::NotReady) => return,
     };
     stats.increment(core, stat);
 }

@@ -36,6 +36,9 @@ pub enum TlsError {
     /// The handshake took too long.
     #[error("the handshake took too long")]
     Late,
+    /// The certificate, or what the peer is judged by, has not come.
+    #[error("Secret is not supplied by SDS")]
+    NotReady,
 }
 
 impl TlsError {
@@ -56,7 +59,7 @@ impl TlsError {
                 CertificateError::ApplicationVerificationFailure => CertificateFault::Pin,
                 _ => CertificateFault::Chain,
             }),
-            Self::Protocol(_) | Self::Io(_) | Self::Closed | Self::Late => None,
+            Self::Protocol(_) | Self::Io(_) | Self::Closed | Self::Late | Self::NotReady => None,
         }
     }
 }

@@ -582,7 +582,10 @@ impl Pools {
         };
         let mut session = match tls.connect(socket, &self.ring, host_name, address, offer) {
             Ok(session) => session,
-            Err(error) => return Some(Err(io::Error::other(error))),
+            Err(error) => {
+                tls.count_failure(self.core, &error);
+                return Some(Err(io::Error::other(error)));
+            }
         };
         let done = std::future::poll_fn(|cx| match session.poll_handshake(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),

@@ -23,6 +23,9 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::listener::v3::listener_discovery_service_server::{
     ListenerDiscoveryService, ListenerDiscoveryServiceServer,
 };
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::{
+    SecretDiscoveryService, SecretDiscoveryServiceServer,
+};
 use envoy_types::pb::google::protobuf::Any;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,6 +38,7 @@ pub const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
 pub const ENDPOINTS: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
 pub const LISTENER: &str = "envoy.config.listener.v3.Listener";
 pub const ROUTES: &str = "envoy.config.route.v3.RouteConfiguration";
+pub const SECRET: &str = "envoy.extensions.transport_sockets.tls.v3.Secret";
 
 /// What the control plane has: by type, by name.
 pub type World = BTreeMap<&'static str, BTreeMap<String, Vec<u8>>>;
@@ -116,8 +120,9 @@ impl Plane {
             while sender.send(listener.accept().await.map(|(stream, _)| stream)).await.is_ok() {}
         });
         runtime.spawn(async move {
-            let service = AggregatedDiscoveryServiceServer::new(plane);
+            let service = AggregatedDiscoveryServiceServer::new(plane.clone());
             let server = tonic::transport::Server::builder().add_service(service);
+            let server = server.add_service(SecretDiscoveryServiceServer::new(plane));
             server.serve_with_incoming(ReceiverStream::new(accepted)).await.unwrap();
         });
         runtime
@@ -129,7 +134,7 @@ pub fn url(kind: &str) -> String {
 }
 
 pub fn kind(type_url: &str) -> &'static str {
-    [CLUSTER, ENDPOINTS, LISTENER, ROUTES].into_iter().find(|kind| type_url.ends_with(kind)).unwrap()
+    [CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET].into_iter().find(|kind| type_url.ends_with(kind)).unwrap()
 }
 
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -319,6 +324,34 @@ impl ListenerDiscoveryService for Plane {
     }
 
     async fn fetch_listeners(
+        &self,
+        _: Request<discovery::DiscoveryRequest>,
+    ) -> Result<Response<discovery::DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("streams alone"))
+    }
+}
+
+/// A server of secrets alone says the same.
+#[tonic::async_trait]
+impl SecretDiscoveryService for Plane {
+    type StreamSecretsStream = Answers<discovery::DiscoveryResponse>;
+    type DeltaSecretsStream = Answers<discovery::DeltaDiscoveryResponse>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<discovery::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        self.stream_aggregated_resources(request).await
+    }
+
+    async fn delta_secrets(
+        &self,
+        request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        self.delta_aggregated_resources(request).await
+    }
+
+    async fn fetch_secrets(
         &self,
         _: Request<discovery::DiscoveryRequest>,
     ) -> Result<Response<discovery::DiscoveryResponse>, Status> {

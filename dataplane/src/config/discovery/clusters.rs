@@ -1,4 +1,4 @@
-//! Discovered clusters and their endpoints: what is there, what is new and waits for its endpoints.
+//! Discovered clusters and their endpoints: what is there, what is new and waits for its endpoints or for a secret.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::cluster::{Cluster, ClusterIndex};
 use crate::config::snapshot::Snapshot;
 use crate::telemetry::counters::Stats;
 use crate::telemetry::names::{ClusterManagerStat, ClusterStat};
+use crate::tls::secret::NamesSecrets;
 
 #[derive(Default)]
 pub(super) struct Clusters {
@@ -28,8 +29,10 @@ pub(super) struct Clusters {
     asked: HashMap<Box<str>, Vec<(SourceIndex, Box<str>)>>,
     /// Clusters that may ask for others by now.
     changed: BTreeSet<Box<str>>,
-    /// Clusters that wait for their first endpoints.
+    /// Clusters that wait for their first endpoints or for a secret.
     cold: BTreeSet<Box<str>>,
+    /// Others may be needed than those that [`Self::tls_contexts`] named before.
+    secrets_changed: bool,
 }
 
 /// What is to be asked for from now on, and what no longer.
@@ -46,6 +49,8 @@ struct Held {
     newest: Arc<Cluster>,
     /// The newest, or else what serves until the newest has its first endpoints.
     live: Option<Arc<Cluster>>,
+    /// The newest has its first endpoints, or needs none.
+    has_endpoints: bool,
     /// From the bootstrap, which discovery leaves as it is.
     is_static: bool,
 }
@@ -70,6 +75,16 @@ fn service(cluster: &Cluster) -> Option<(SourceIndex, &str, Duration)> {
     }
 }
 
+/// Whether it names discovered secrets.
+fn uses_secrets(cluster: &Cluster) -> bool {
+    cluster.tls.as_ref().is_some_and(|tls| !tls.secrets().is_empty())
+}
+
+/// Whether a secret that it names is missing.
+fn names_secrets(cluster: &Cluster) -> bool {
+    cluster.tls.as_ref().is_some_and(|tls| !tls.is_ready())
+}
+
 fn asks_for(cluster: &Cluster, source: SourceIndex, name: &str) -> bool {
     service(cluster).is_some_and(|(asked, service, _)| asked == source && service == name)
 }
@@ -80,12 +95,14 @@ impl Clusters {
         let mut clusters = Self::default();
         for (index, cluster) in snapshot.live_clusters() {
             let name: Box<str> = (&*cluster.name).into();
-            let live = service(cluster).is_none().then(|| cluster.clone());
+            let has_endpoints = service(cluster).is_none();
+            let live = (has_endpoints && !names_secrets(cluster)).then(|| cluster.clone());
             if live.is_none() {
                 clusters.cold.insert(name.clone());
             }
             clusters.changed.insert(name.clone());
-            let held = Held { index, body: [].into(), newest: cluster.clone(), live, is_static: true };
+            clusters.secrets_changed |= uses_secrets(cluster);
+            let held = Held { index, body: [].into(), newest: cluster.clone(), live, has_endpoints, is_static: true };
             clusters.held.insert(name, held);
         }
         clusters
@@ -129,7 +146,12 @@ impl Clusters {
         asks
     }
 
-    /// How many wait for their first endpoints.
+    /// Whether other secrets may be needed than at the last call.
+    pub(super) fn take_secrets_changed(&mut self) -> bool {
+        std::mem::take(&mut self.secrets_changed)
+    }
+
+    /// How many wait for their first endpoints, or for a secret.
     pub(super) fn warming_count(&self) -> usize {
         self.cold.len()
     }
@@ -186,18 +208,18 @@ impl Clusters {
         newest.stats.set(change.stats.core, ClusterStat::WarmingState, 1);
         let plan = newest.eds.as_deref();
         let follows = plan.is_some_and(|plan| plan.path().is_some()) || newest.dns.is_some();
-        let is_warm = !follows && (assignment.is_some() || asked.is_none());
+        let has_endpoints = !follows && (assignment.is_some() || asked.is_none());
         let live = self.held.remove(&resource.name).and_then(|before| before.live);
         let config = change.config(resource);
-        let held = Held { index, body: config.body.clone(), newest: newest.clone(), live, is_static: false };
+        let held =
+            Held { index, body: config.body.clone(), newest: newest.clone(), live, has_endpoints, is_static: false };
         change.stats.cluster_manager.increment(change.stats.core, stat);
         change.records.warm(Kind::Cluster, &resource.name, config);
         self.held.insert(resource.name.clone(), held);
+        self.secrets_changed |= uses_secrets(&newest);
         self.changed.insert(resource.name.clone());
         self.cold.insert(resource.name.clone());
-        if is_warm {
-            self.go_live(&resource.name, change);
-        }
+        self.settle(&resource.name, change);
         Ok(follows.then_some((index, newest)))
     }
 
@@ -210,6 +232,7 @@ impl Clusters {
         show(change.draft, held.index, None);
         change.records.remove(Kind::Cluster, name);
         change.stats.cluster_manager.increment(change.stats.core, ClusterManagerStat::ClusterRemoved);
+        self.secrets_changed |= uses_secrets(&held.newest) || held.live.as_deref().is_some_and(uses_secrets);
         self.changed.insert(name.into());
         self.cold.remove(name);
         Some(held.index)
@@ -232,17 +255,20 @@ impl Clusters {
         let mut made = Vec::with_capacity(users.len());
         for user in &users {
             let Some(held) = self.held.get(user) else { continue };
+            // What serves until the newest has all its secrets gets the same endpoints.
+            let is_followed = |live: &&Arc<Cluster>| !Arc::ptr_eq(live, &held.newest) && asks_for(live, source, name);
+            if let Some(live) = held.live.as_ref().filter(is_followed) {
+                made.push((user, false, Arc::new(assigned(live, &assignment, change)?)));
+            }
             if asks_for(&held.newest, source, name) {
                 made.push((user, true, Arc::new(assigned(&held.newest, &assignment, change)?)));
-            } else if let Some(live) = held.live.as_ref().filter(|live| asks_for(live, source, name)) {
-                made.push((user, false, Arc::new(assigned(live, &assignment, change)?)));
             }
         }
         for (user, is_newest, cluster) in made {
             let Some(held) = self.held.get_mut(user) else { continue };
             if is_newest {
-                held.newest = cluster;
-                self.go_live(user, change);
+                (held.newest, held.has_endpoints) = (cluster, true);
+                self.settle(user, change);
             } else {
                 show(change.draft, held.index, Some(cluster.clone()));
                 held.live = Some(cluster);
@@ -258,10 +284,11 @@ impl Clusters {
             let waits =
                 self.held.get(&user).is_some_and(|held| !held.is_warm() && asks_for(&held.newest, source, service));
             if waits {
-                if let Some(held) = self.held.get(&user) {
+                if let Some(held) = self.held.get_mut(&user) {
+                    held.has_endpoints = true;
                     held.newest.stats.increment(change.stats.core, ClusterStat::InitFetchTimeout);
                 }
-                self.go_live(&user, change);
+                self.settle(&user, change);
             }
         }
     }
@@ -279,8 +306,36 @@ impl Clusters {
         if !held.newest.is_same_configuration(&cluster) || only_if_cold && held.is_warm() {
             return;
         }
-        held.newest = cluster;
-        self.go_live(&name, change);
+        (held.newest, held.has_endpoints) = (cluster, true);
+        self.settle(&name, change);
+    }
+
+    /// Each context that may name secrets, of what serves and of what waits.
+    pub(super) fn tls_contexts(&self) -> impl Iterator<Item = &dyn NamesSecrets> {
+        self.held.values().flat_map(|held| {
+            let newest = held.newest.tls.as_ref();
+            let live = held.live.as_ref().and_then(|live| live.tls.as_ref());
+            let live = live.filter(|live| newest.is_none_or(|newest| !Arc::ptr_eq(live, newest)));
+            newest.into_iter().chain(live).map(|tls| &**tls as &dyn NamesSecrets)
+        })
+    }
+
+    /// Lets every cluster go live that waits for nothing any more.
+    pub(super) fn settle_all(&mut self, change: &mut Change<'_>) {
+        for name in self.cold.clone() {
+            self.settle(&name, change);
+        }
+    }
+
+    /// The newest of a name serves from now on, unless it waits for endpoints or a secret.
+    fn settle(&mut self, name: &str, change: &mut Change<'_>) {
+        let waits = |held: &Held| {
+            let tls = held.newest.tls.as_ref().filter(|tls| !tls.is_ready());
+            !held.has_endpoints || tls.is_some_and(|tls| change.context.secrets.awaits(tls.secrets().iter()))
+        };
+        if self.held.get(name).is_some_and(|held| !waits(held)) {
+            self.go_live(name, change);
+        }
     }
 
     /// The newest of a name serves from now on.
@@ -290,6 +345,8 @@ impl Clusters {
         if held.live.as_ref().is_some_and(|live| service(live).is_some() && !live.is_same_configuration(&held.newest)) {
             self.changed.insert(name.into());
         }
+        self.secrets_changed |=
+            held.live.as_ref().is_some_and(|live| uses_secrets(live) && !live.is_same_configuration(&held.newest));
         self.cold.remove(name);
         held.live = Some(held.newest.clone());
         held.newest.stats.set(change.stats.core, ClusterStat::WarmingState, 0);

@@ -116,7 +116,7 @@ async fn handshake(target: Target) -> io::Result<TokioIo<TlsStream<Box<dyn Wire>
         }
     };
     let Some((tls, host_name)) = &target.tls else { return Err(io::ErrorKind::InvalidInput.into()) };
-    let (config, name) = tls.handshake_config(host_name, address, Offer::Http2);
+    let (config, name) = tls.handshake_config(host_name, address, Offer::Http2).map_err(io::Error::other)?;
     let connected = TlsConnector::from(config).connect(name, wire).await.map_err(in_our_words)?;
     Ok(TokioIo::new(connected))
 }

@@ -15,11 +15,13 @@ pub enum Kind {
     Listener,
     /// RouteConfiguration.
     Routes,
+    /// Secret.
+    Secret,
 }
 
 impl Kind {
     /// Every one, in the order in which a gateway needs them.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Routes];
+    pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Routes, Self::Secret];
 
     /// `type_url` of its messages.
     pub fn type_url(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Kind {
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
 
@@ -52,6 +55,8 @@ impl Kind {
             (Self::Listener, Protocol::Delta) => "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
             (Self::Routes, Protocol::Sotw) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
             (Self::Routes, Protocol::Delta) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+            (Self::Secret, Protocol::Sotw) => "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+            (Self::Secret, Protocol::Delta) => "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets",
         }
     }
 }
@@ -63,6 +68,7 @@ impl fmt::Display for Kind {
             Self::Endpoints => "endpoints of",
             Self::Listener => "listener",
             Self::Routes => "route table",
+            Self::Secret => "secret",
         })
     }
 }

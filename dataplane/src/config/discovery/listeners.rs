@@ -1,4 +1,4 @@
-//! Discovered listeners and route tables: a listener goes live with its tables, the one before drains.
+//! Discovered listeners and route tables: a listener goes live with its tables and secrets, the one before drains.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use torus_xds::subscription::Resource;
 
 use super::kind::Kind;
+use super::records::Waiting;
 use super::{Change, read};
 use crate::config::parse::{ParseContext, listener};
 use crate::config::snapshot::{FilterChain, Listener, Listening, RouteIndex, Snapshot};
@@ -15,6 +16,7 @@ use crate::downstream::RouteSource;
 use crate::listener::socket::{self, ListenSockets};
 use crate::route::RouteTable;
 use crate::telemetry::names::ListenerManagerStat;
+use crate::tls::secret::NamesSecrets;
 
 pub(super) struct Listeners {
     held: BTreeMap<Box<str>, Held>,
@@ -63,10 +65,10 @@ impl Listeners {
         std::mem::take(&mut self.is_changed)
     }
 
-    /// Whether no listener waits for its table.
-    pub(super) fn are_warm(&self, draft: &Snapshot) -> bool {
+    /// Whether no listener waits for a table or a secret.
+    pub(super) fn are_warm(&self, draft: &Snapshot, context: &ParseContext) -> bool {
         self.held.values().all(|held| held.is_live)
-            && self.statics.iter().all(|listener| self.is_ready(listener, draft))
+            && self.statics.iter().all(|listener| self.is_ready(listener, draft, context))
     }
 
     /// How many wait, and how many drain.
@@ -74,16 +76,27 @@ impl Listeners {
         (self.held.values().filter(|held| !held.is_live).count(), self.draining.len())
     }
 
-    /// Each listener that waits, with the names of the tables that it waits for.
-    pub(super) fn waiting(&self, draft: &Snapshot, context: &ParseContext) -> Vec<(Box<str>, Vec<Box<str>>)> {
+    /// Each listener that waits, with what it waits for.
+    pub(super) fn waiting(&self, draft: &Snapshot, context: &ParseContext) -> Vec<Waiting> {
         let cold = self.held.values().filter(|held| !held.is_live).map(|held| &held.listener).chain(&self.statics);
         let waiting = cold.map(|listener| {
             let missing = tables_of(listener).filter(|index| draft.route_table(*index).is_none());
             let missing: BTreeSet<RouteIndex> = missing.filter(|index| !self.given_up.contains(index)).collect();
-            let names = context.route_by_name.iter().filter(|(_, index)| missing.contains(index));
-            (listener.name.clone(), names.map(|(name, _)| name.clone()).collect::<Vec<_>>())
+            let tables = context.route_by_name.iter().filter(|(_, index)| missing.contains(index));
+            let secrets = contexts_of(listener).flat_map(NamesSecrets::secrets);
+            let secrets: BTreeSet<&Box<str>> =
+                secrets.filter(|key| context.secrets.awaits(std::iter::once(*key))).map(|(_, name)| name).collect();
+            let mut all: Vec<(Kind, Box<str>)> = tables.map(|(name, _)| (Kind::Routes, name.clone())).collect();
+            all.extend(secrets.into_iter().map(|name| (Kind::Secret, name.clone())));
+            Waiting { listener: listener.name.clone(), for_resources: all }
         });
-        waiting.filter(|(_, missing)| !missing.is_empty()).collect()
+        waiting.filter(|waiting| !waiting.for_resources.is_empty()).collect()
+    }
+
+    /// Each context that may name secrets, of what serves and of what waits.
+    pub(super) fn tls_contexts<'a>(&'a self, draft: &'a Snapshot) -> impl Iterator<Item = &'a dyn NamesSecrets> {
+        let cold = self.held.values().filter(|held| !held.is_live).map(|held| &held.listener);
+        draft.listeners.iter().chain(cold).flat_map(|listener| contexts_of(listener))
     }
 
     /// Takes a new or changed listener.
@@ -118,7 +131,7 @@ impl Listeners {
         let held = Held { body: config.body.clone(), listener: listener.clone(), is_live: false };
         change.records.warm(Kind::Listener, &resource.name, config);
         self.is_changed = true;
-        if self.is_ready(&listener, change.draft) {
+        if self.is_ready(&listener, change.draft, change.context) {
             self.go_live(&listener, change)?;
             self.held.insert(resource.name.clone(), Held { is_live: true, ..held });
         } else {
@@ -191,13 +204,17 @@ impl Listeners {
         });
     }
 
-    fn is_ready(&self, listener: &Listener, draft: &Snapshot) -> bool {
+    fn is_ready(&self, listener: &Listener, draft: &Snapshot, context: &ParseContext) -> bool {
         tables_of(listener).all(|index| draft.route_table(index).is_some() || self.given_up.contains(&index))
+            && contexts_of(listener).all(|tls| tls.is_ready() || !context.secrets.awaits(tls.secrets().iter()))
     }
 
-    /// Lets listeners go live that waited for a table.
-    fn promote(&mut self, change: &mut Change<'_>) {
-        let waiting = self.held.values().filter(|held| !held.is_live && self.is_ready(&held.listener, change.draft));
+    /// Lets listeners go live that wait for nothing any more.
+    pub(super) fn promote(&mut self, change: &mut Change<'_>) {
+        let waiting = self
+            .held
+            .values()
+            .filter(|held| !held.is_live && self.is_ready(&held.listener, change.draft, change.context));
         let waiting: Vec<Arc<Listener>> = waiting.map(|held| held.listener.clone()).collect();
         for listener in waiting {
             if let Err(reason) = self.go_live(&listener, change) {
@@ -261,6 +278,10 @@ impl Listeners {
         self.is_changed = true;
         self.draining.len() == before
     }
+}
+
+fn contexts_of(listener: &Listener) -> impl Iterator<Item = &dyn NamesSecrets> {
+    listener.chains.iter().filter_map(|chain| chain.tls.as_ref()).map(|tls| tls as &dyn NamesSecrets)
 }
 
 /// The tables that its filter chains route by; those of several chains are often one.

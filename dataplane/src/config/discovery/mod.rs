@@ -1,8 +1,8 @@
-//! Configuration that a control plane sends, or that files hold: clusters, endpoints, listeners and route tables, live.
+//! Configuration that a control plane sends, or that files hold: clusters, endpoints, listeners, route tables and secrets, live.
 //!
 //! Each answer is tried on a draft of the newest snapshot, resource by resource. What is refused leaves what was there before, and
 //! is named in the refusal; the rest goes live. What needs something else waits for it: a cluster for its endpoints, a listener for
-//! its route table.
+//! its route table, both for their secrets.
 
 pub mod connect;
 pub mod disk;
@@ -15,6 +15,7 @@ pub mod source;
 mod clusters;
 mod listeners;
 mod restart;
+mod secrets;
 mod stats;
 
 use std::collections::BTreeMap;
@@ -111,7 +112,14 @@ impl Change<'_> {
     /// A resource as it is remembered.
     fn config(&self, resource: &Resource) -> Config {
         let version = if resource.version.is_empty() { &self.version } else { &resource.version };
-        let body = resource.body.as_deref().unwrap_or_default().into();
+        let body = resource.body.as_deref().unwrap_or_default();
+        let body = match MessageType::from_type_url(Kind::Secret.type_url()) {
+            // Nobody is shown more than that.
+            Some(message) if *resource.type_url == *Kind::Secret.type_url() => {
+                torus_xds::redacted(message, body).into()
+            }
+            _ => body.into(),
+        };
         Config { version: version.clone(), body, updated: SystemTime::now() }
     }
 }
@@ -147,7 +155,8 @@ impl Discovery {
             let subscription = channel.and_then(|channel| channel.stream.subscription_mut(kind.type_url()));
             subscription.into_iter().for_each(|subscription| subscription.subscribe_all(now));
         }
-        discovery.ask(now, snapshot);
+        // Nothing is changed by asking; a copy of a snapshot is a few lists of shared parts.
+        discovery.ask(now, &mut snapshot.clone());
         discovery
     }
 
@@ -182,7 +191,7 @@ impl Discovery {
 
     /// Whether everything came that serving waits for at start.
     pub fn is_warm(&self, draft: &Snapshot) -> bool {
-        self.awaited.is_empty() && self.clusters.warming_count() == 0 && self.listeners.are_warm(draft)
+        self.awaited.is_empty() && self.clusters.warming_count() == 0 && self.listeners.are_warm(draft, &self.context)
     }
 
     /// Whether a listener that was replaced or removed still has connections, as far as is known.
@@ -298,6 +307,11 @@ impl Discovery {
                 let index = self.context.route_index(name);
                 self.change("", draft, |it, change| it.1.give_up_on(index, change));
             }
+            Kind::Secret => {
+                let stats = self.stats.secrets.get(name);
+                stats.iter().for_each(|stats| stats.increment(core, UpdateStat::InitFetchTimeout));
+                self.change("", draft, |it, change| secrets::give_up_on(source, name, it.0, it.1, change));
+            }
         }
     }
 
@@ -305,8 +319,8 @@ impl Discovery {
         self.change("", draft, |it, change| match kind {
             Kind::Cluster => followed.ended.extend(it.0.remove(name, change)),
             Kind::Listener => it.1.remove(name, change),
-            // Endpoints and routes stay while something asks for them, as in Envoy.
-            Kind::Endpoints | Kind::Routes => {}
+            // These stay while something asks for them, as in Envoy.
+            Kind::Endpoints | Kind::Routes | Kind::Secret => {}
         });
     }
 
@@ -351,6 +365,7 @@ impl Discovery {
                     Kind::Endpoints => clusters.assign(source, resource, change),
                     Kind::Listener => listeners.put(resource, change).map(|()| true),
                     Kind::Routes => listeners.put_table(resource, change),
+                    Kind::Secret => secrets::put(source, resource, clusters, listeners, change),
                 };
                 changed.push(taken.as_ref().is_ok_and(|changed| *changed));
                 if let Err(reason) = taken {
@@ -416,13 +431,14 @@ impl Discovery {
                     }
                 }
             }
-            Kind::Routes => {
+            Kind::Routes | Kind::Secret => {
+                let groups = if kind == Kind::Routes { &stats.routes } else { &stats.secrets };
                 for (name, changed) in names {
-                    let Some(group) = stats.routes.get(*name) else { continue };
+                    let Some(group) = groups.get(*name) else { continue };
                     if is_bad(name) {
                         stats.failed(group, UpdateStat::UpdateRejected);
                     } else {
-                        stats.succeeded(group, version, took, *changed);
+                        stats.succeeded(group, version, took, *changed && kind == Kind::Routes);
                         records.texts.insert(format!("{}version_text", group.prefix()), version.into());
                     }
                 }
@@ -444,9 +460,11 @@ impl Discovery {
                 self.stats.failed(stats, UpdateStat::UpdateFailure);
             }
         }
-        for name in channel.stream.subscription(Kind::Routes.type_url()).into_iter().flat_map(Subscription::names) {
-            if let Some(stats) = self.stats.routes.get(name) {
-                self.stats.failed(stats, UpdateStat::UpdateFailure);
+        for (kind, groups) in [(Kind::Routes, &self.stats.routes), (Kind::Secret, &self.stats.secrets)] {
+            for name in channel.stream.subscription(kind.type_url()).into_iter().flat_map(Subscription::names) {
+                if let Some(stats) = groups.get(name) {
+                    self.stats.failed(stats, UpdateStat::UpdateFailure);
+                }
             }
         }
         for name in channel.stream.subscription(Kind::Endpoints.type_url()).into_iter().flat_map(Subscription::names) {
@@ -474,10 +492,15 @@ impl Discovery {
     }
 
     /// Asks for the names that are needed now, and sends every request that is due.
-    fn ask(&mut self, now: Instant, draft: &Snapshot) {
+    fn ask(&mut self, now: Instant, draft: &mut Snapshot) {
         self.open_channels(&[]);
+        let listeners_changed = self.listeners.take_changed();
+        if self.clusters.take_secrets_changed() || listeners_changed {
+            let wanted = self.change("", draft, |it, change| secrets::wanted(it.0, it.1, change));
+            self.want(Kind::Secret, wanted, now);
+        }
         self.ask_for_endpoints(now);
-        if self.listeners.take_changed() {
+        if listeners_changed {
             let needed = self.listeners.tables(draft);
             let mut tables: BTreeMap<SourceIndex, BTreeMap<Box<str>, Duration>> = BTreeMap::new();
             for (name, _) in self.context.route_by_name.iter().filter(|(_, index)| needed.contains(index)) {
@@ -491,8 +514,11 @@ impl Discovery {
             self.want(Kind::Routes, tables, now);
         }
         let (listeners_warming, listeners_draining) = self.listeners.counts();
-        let waiting =
-            if self.listeners.are_warm(draft) { Vec::new() } else { self.listeners.waiting(draft, &self.context) };
+        let waiting = if self.listeners.are_warm(draft, &self.context) {
+            Vec::new()
+        } else {
+            self.listeners.waiting(draft, &self.context)
+        };
         lock(&self.records).waiting = waiting;
         lock(&self.records).counts = records::Counts {
             clusters_warming: self.clusters.warming_count() as u64,

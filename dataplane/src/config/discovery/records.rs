@@ -13,15 +13,28 @@ pub struct Records {
     listeners: BTreeMap<Box<str>, Record>,
     routes: BTreeMap<Box<str>, Record>,
     endpoints: BTreeMap<Box<str>, Record>,
+    /// Without what is nobody's to read.
+    secrets: BTreeMap<Box<str>, Record>,
+    /// Secrets that did not come yet, and since when they are asked for.
+    pub awaited_secrets: BTreeMap<Box<str>, SystemTime>,
     versions: BTreeMap<Kind, Box<str>>,
     /// Kinds of which some record has a failure.
     failing: BTreeSet<Kind>,
     /// Stats that are texts, by name.
     pub texts: BTreeMap<String, Box<str>>,
-    /// Listeners that wait, each with the route tables that it waits for.
-    pub waiting: Vec<(Box<str>, Vec<Box<str>>)>,
+    /// Listeners that wait, each with what it waits for.
+    pub waiting: Vec<Waiting>,
     /// What is not serving yet, or not any more.
     pub counts: Counts,
+}
+
+/// A listener that waits.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// Its name.
+    pub listener: Box<str>,
+    /// What it waits for.
+    pub for_resources: Vec<(Kind, Box<str>)>,
 }
 
 /// How much of what is configured does not serve.
@@ -82,6 +95,7 @@ impl Records {
             Kind::Endpoints => &self.endpoints,
             Kind::Listener => &self.listeners,
             Kind::Routes => &self.routes,
+            Kind::Secret => &self.secrets,
         }
     }
 
@@ -142,6 +156,12 @@ impl Records {
         }
     }
 
+    /// Forgets secrets that nobody asks for.
+    pub(super) fn retain_secrets(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.secrets.retain(|name, _| is_wanted(name));
+        self.awaited_secrets.retain(|name, _| is_wanted(name));
+    }
+
     /// Whose connections are over.
     pub(super) fn drained(&mut self, kind: Kind, is_draining: impl Fn(&str) -> bool) {
         for (name, record) in self.all(kind).iter_mut().filter(|(_, record)| record.draining.is_some()) {
@@ -166,6 +186,7 @@ impl Records {
             Kind::Endpoints => &mut self.endpoints,
             Kind::Listener => &mut self.listeners,
             Kind::Routes => &mut self.routes,
+            Kind::Secret => &mut self.secrets,
         }
     }
 }

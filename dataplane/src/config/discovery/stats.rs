@@ -1,4 +1,4 @@
-//! `cluster_manager.*`, `listener_manager.*`, `http.<prefix>.rds.<name>.*`, the `update_*` of clusters and `control_plane.*`.
+//! `cluster_manager.*`, `listener_manager.*`, `http.<prefix>.rds.<name>.*`, `sds.<name>.*`, the `update_*` of clusters and `control_plane.*`.
 //!
 //! An attempt is the first request, and whatever follows an answer or the end of a stream.
 
@@ -23,6 +23,8 @@ pub(super) struct DiscoveryStats {
     pub listeners: Option<Arc<Stats<UpdateStat>>>,
     /// By the name of the table.
     pub routes: HashMap<Box<str>, Arc<Stats<UpdateStat>>>,
+    /// By the name of the secret.
+    pub secrets: HashMap<Box<str>, Arc<Stats<UpdateStat>>>,
 }
 
 impl DiscoveryStats {
@@ -36,6 +38,7 @@ impl DiscoveryStats {
             clusters: None,
             listeners: None,
             routes: HashMap::new(),
+            secrets: HashMap::new(),
         }
     }
 
@@ -64,6 +67,19 @@ impl DiscoveryStats {
         stats.add(self.core, UpdateStat::UpdateEmpty, 0);
         let text = format!("{}version_text", stats.prefix());
         self.routes.insert(name.into(), stats);
+        Some(text)
+    }
+
+    /// The secret `name` is asked for. What the text of its version is called, where that is new.
+    pub(super) fn follow_secret(&mut self, name: &str) -> Option<String> {
+        if self.secrets.contains_key(name) {
+            return None;
+        }
+        let stats = self.registry.group(&format!("sds.{name}."));
+        self.begin(&stats, false);
+        stats.add(self.core, UpdateStat::KeyRotationFailed, 0);
+        let text = format!("{}version_text", stats.prefix());
+        self.secrets.insert(name.into(), stats);
         Some(text)
     }
 

@@ -14,6 +14,7 @@ use crate::config::reject::{Problems, Refused};
 use crate::config::snapshot::RouteIndex;
 use crate::telemetry::access_log::sink::{FlushOptions, LogSinks};
 use crate::telemetry::registry::Registry;
+use crate::tls::secret::Secrets;
 
 /// Passed by `&mut` through all parse functions of one configuration.
 ///
@@ -31,6 +32,8 @@ pub struct ParseContext {
     pub route_asks: HashMap<Box<str>, (Asked, Box<str>)>,
     /// Where resources come from that are not in the bootstrap.
     pub sources: Sources,
+    /// Certificates and trust that have names.
+    pub secrets: Secrets,
     /// Whether it is an error to name a cluster that is not there. Off while reading what may come before its clusters; a route
     /// table of its own sets it. Source: RouteConfiguration.validate_clusters.
     pub validate_clusters: bool,
@@ -73,6 +76,7 @@ impl ParseContext {
             route_by_name: HashMap::new(),
             route_asks: HashMap::new(),
             sources: Sources::default(),
+            secrets: Secrets::default(),
             validate_clusters: true,
             core_count,
             runtime: Runtime::default(),
