@@ -96,11 +96,6 @@ impl Proxy {
         })
     }
 
-    /// True if the proxy says that it discovers no secrets (SDS), so that listeners must carry them: `TORUS_SECRETS: INLINE`.
-    pub fn wants_secrets_inline(&self) -> bool {
-        self.metadata.get("TORUS_SECRETS").is_some_and(|way| way == "INLINE")
-    }
-
     /// True if this is a gRPC client that has no proxy: `GENERATOR: grpc`.
     pub fn is_grpc(&self) -> bool {
         self.metadata.get("GENERATOR").is_some_and(|generator| generator == "grpc")

@@ -35,7 +35,6 @@ struct Shape {
     metadata_namespace: String,
     labels: BTreeMap<String, String>,
     locality: String,
-    inline: bool,
     /// The services that lead to it, with the ports at which they do.
     services: Vec<(String, BTreeMap<u32, BTreeSet<u32>>)>,
 }
@@ -59,7 +58,6 @@ impl Shape {
             metadata_namespace: proxy.metadata_namespace.clone(),
             labels: proxy.labels.clone(),
             locality: proxy.locality.clone(),
-            inline: proxy.wants_secrets_inline(),
             services: services.collect(),
         })
     }

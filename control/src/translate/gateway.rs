@@ -247,11 +247,7 @@ fn server_names(hosts: &[String]) -> Vec<String> {
 fn of_server(mesh: &Mesh, proxy: &Proxy, server: &Bound<'_>, stat: &str, chains: &mut Vec<FilterChain>) {
     let context = server.server.tls.as_ref().and_then(|tls| {
         let alpn: &[&str] = if server.is_https() { &["h2", "http/1.1"] } else { &[] };
-        let mut context = tls::server(tls, alpn)?;
-        if proxy.wants_secrets_inline() {
-            tls::inline(&mut context, mesh, &proxy.metadata_namespace);
-        }
-        Some(context)
+        tls::server(tls, alpn)
     });
     let metadata = wire::metadata(&server.gateway.origin, &server.path(), Default::default());
     let chain = |names: Vec<String>, filter| FilterChain {

@@ -201,34 +201,6 @@ pub(super) fn server(tls: &ServerTls, alpn: &[&str]) -> Option<DownstreamTlsCont
     })
 }
 
-/// Puts in place of references the secrets themselves, those that `namespace` may have, for a proxy that discovers none. What is
-/// missing stays a reference, which such a proxy refuses by its name.
-pub(super) fn inline(context: &mut DownstreamTlsContext, mesh: &Mesh, namespace: &str) {
-    let Some(common) = &mut context.common_tls_context else { return };
-    common.tls_certificate_sds_secret_configs.retain(|reference| {
-        match secret(mesh, namespace, &reference.name).and_then(|secret| secret.r#type) {
-            Some(envoy::secret::Type::TlsCertificate(certificate)) => {
-                common.tls_certificates.push(certificate);
-                false
-            }
-            _ => true,
-        }
-    });
-    let Some(ValidationContextType::CombinedValidationContext(combined)) = &common.validation_context_type else {
-        return;
-    };
-    let name = combined.validation_context_sds_secret_config.as_ref().map_or("", |reference| &reference.name);
-    if let Some(envoy::secret::Type::ValidationContext(root)) =
-        secret(mesh, namespace, name).and_then(|secret| secret.r#type)
-    {
-        let matching = combined.default_validation_context.clone().unwrap_or_default();
-        common.validation_context_type = Some(ValidationContextType::ValidationContext(CertificateValidationContext {
-            trusted_ca: root.trusted_ca,
-            ..matching
-        }));
-    }
-}
-
 /// Sets how the cluster speaks TLS: as the DestinationRule says, else mutual TLS to every endpoint whose proxy takes it.
 pub(super) fn upstream(made: &mut Cluster, mesh: &Mesh, service: &Service, port: &ServicePort, policy: &TrafficPolicy) {
     let http2 = port.protocol.is_http2();
