@@ -2,7 +2,7 @@
 
 import resources as res
 from steps import (
-    acks, asks, closed, cut, down, drops, envoy_only, gets, nacks, not_open, on_one_connection, push, silent, stat, still,
+    acks, asks, closed, cut, down, drops, envoy_only, gets, nacks, not_open, on_one_connection, push, shows, silent, stat, still,
     torus_only, up, wait,
 )
 
@@ -30,6 +30,10 @@ def listener(name, routes, **more):
 
 def fixed(name, body, **more):
     return listener(name, res.inline(res.says(body)), **more)
+
+
+def secure(name, secret, **more):
+    return lambda case: res.tls_listener(name, case.port(name), res.inline(res.says("x")), secret, **more)
 
 
 def tcp(name, cluster):
@@ -296,3 +300,28 @@ case("five streams in a row end",
      *SERVING, *[step for _ in range(5) for step in (cut(), asks("cds", names=(), first=True))], still("l", 200, "a"))
 case("the state of the connection is a stat",
      *FIXED, stat("control_plane.connected_state", 1), down(), stat("control_plane.connected_state", 0), up(), asks("lds"), stat("control_plane.connected_state", 1))
+
+# -- secrets --------------------------------------------------------------------------------------------------------------------
+
+SECURE = NO_CLUSTERS + (asks("lds"), push("lds", {"l": secure("l", "s")}), asks("sds", {"s"}))
+SHOWN = SECURE + (push("sds", {"s": res.certificate("s", 1)}), acks("sds"), shows("l", 1))
+
+case("a listener waits for its secret", *SECURE, not_open("l"), push("sds", {"s": res.certificate("s", 1)}), acks("sds"), shows("l", 1), short=True)
+case("a new certificate is shown by new handshakes",
+     *SHOWN, push("sds", {"s": res.certificate("s", 2)}), acks("sds"), shows("l", 2), stat("listener_manager.listener_modified", 0), short=True)
+case("two listeners may share a secret",
+     *SHOWN, push("lds", {"l": secure("l", "s"), "m": secure("m", "s")}), acks("lds"), shows("m", 1),
+     push("sds", {"s": res.certificate("s", 2)}), acks("sds"), shows("l", 2), shows("m", 2))
+case("a certificate with the key of another is refused and the last good one is shown",
+     *SHOWN, push("sds", {"s": res.certificate("s", 2, key=3)}, keep=False), nacks("sds"), shows("l", 1),
+     push("sds", {"s": res.certificate("s", 2)}), acks("sds"), shows("l", 2), short=True)
+case("a certificate that is none is refused and the last good one is shown",
+     *SHOWN, push("sds", {"s": {"name": "s", "tls_certificate": {"certificate_chain": {"inline_string": "x"}, "private_key": {"inline_string": "y"}}}}, keep=False),
+     nacks("sds"), shows("l", 1))
+case("a removed secret is shown on", *SHOWN, push("sds", remove=["s"]), acks("sds"), shows("l", 1), variants=("delta",))
+case("another secret of the same listener is asked for",
+     *SHOWN, push("lds", {"l": secure("l", "t")}), asks("sds", {"s", "t"}), shows("l", 1),
+     push("sds", {"t": res.certificate("t", 2)}), acks("sds"), shows("l", 2))
+case("a listener whose secret does not come in time drops connections",
+     *NO_CLUSTERS, asks("lds"), push("lds", {"l": secure("l", "s", fetch_timeout="0.5s")}), asks("sds", {"s"}), drops("l"),
+     push("sds", {"s": res.certificate("s", 1)}), acks("sds"), shows("l", 1))

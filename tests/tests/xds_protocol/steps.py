@@ -3,10 +3,12 @@
 import http.client
 import re
 import socket
+import ssl
 import time
 
 import plane as wire
 import proxy as programs
+import resources as res
 
 PATIENCE = 10.0
 # How long nothing must happen for it to count as nothing.
@@ -209,6 +211,27 @@ def still(name, status, body=None, path="/"):
             if reply is None or reply[0] != status or (body is not None and reply[1] != body):
                 raise Differs(f"{name}{path}: {reply}, not still {status} {body!r}")
             time.sleep(0.05)
+
+    return run
+
+
+def shows(name, number):
+    """A handshake with the listener shows this certificate."""
+
+    def run(case):
+        wanted = res.pair(number)[0].strip()
+        shown = None
+
+        def check():
+            nonlocal shown
+            try:
+                shown = ssl.get_server_certificate(("127.0.0.1", case.port(name)), timeout=2).strip()
+            except OSError as error:
+                shown = repr(error)
+            return shown == wanted
+
+        if not programs.eventually(check, PATIENCE):
+            raise Differs(f"{name}: shows {shown[-60:]}, not the certificate {number}")
 
     return run
 
