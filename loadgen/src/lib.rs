@@ -12,6 +12,7 @@ pub mod quantity;
 pub mod record;
 pub mod report;
 pub mod run;
+mod runtime;
 pub mod serve;
 pub mod slo;
 mod timer;

@@ -28,7 +28,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help is no error; and 2, which would be clap's own code, is that of a missed objective.
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let result = match arguments.command {
         Command::Run(options) => run::run(&options).map_err(|error| error.to_string()),
         Command::Compare(options) => compare::run(&options).map_err(|error| error.to_string()),
         Command::Worker(options) => {

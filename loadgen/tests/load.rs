@@ -35,6 +35,16 @@ fn recorder() -> (String, Arc<Mutex<Vec<String>>>) {
     (format!("http://{address}"), all)
 }
 
+/// A pacer that never sleeps must leave the thread to its connections.
+#[test]
+fn spinning_sends_all_the_same() {
+    let (_serve, address) = serve(&[]);
+    for flags in [&["--spin"][..], &["--spin", "--http", "2"], &["--spin-margin", "2s"]] {
+        let report = run(&format!("http://{address}/"), flags);
+        check_all_succeeded(&report, if flags.contains(&"2") { "HTTP/2" } else { "HTTP/1.1" });
+    }
+}
+
 #[test]
 fn rows_of_data_stand_in_path_field_and_body() {
     let folder = tempfile::tempdir().unwrap();

@@ -28,7 +28,7 @@ use crate::report::Report;
 use crate::run::execute::execute;
 use crate::run::setup::{self, Setup};
 use crate::run::target::Target;
-use crate::run::{self, RunError};
+use crate::run::{self, RunError, show};
 use crate::verdict::Kind;
 use crate::worker::Load;
 
@@ -226,9 +226,9 @@ fn run_saved(options: &Options) -> Result<ExitCode, CompareError> {
 /// Writes the comparison in every form that was asked for.
 fn write(options: &Options, comparison: &Comparison) -> Result<ExitCode, CompareError> {
     if options.json.as_deref() == Some(Path::new("-")) {
-        print!("{}", json(comparison));
+        show(&json(comparison))?;
     } else {
-        print!("{}", text::render(comparison));
+        show(&text::render(comparison))?;
     }
     let json_path = options.json.as_ref().filter(|path| *path != Path::new("-"));
     for (path, content) in [(json_path, json as fn(&Comparison) -> String), (options.html.as_ref(), html::render)] {

@@ -14,7 +14,7 @@ pub mod setup;
 pub mod target;
 pub mod watch;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -56,6 +56,7 @@ pub fn run(options: &Options) -> Result<ExitCode, RunError> {
             eprintln!("note: {finding}");
         }
     }
+    writable(options)?;
     let stop = stop_flag()?;
     let report = if options.find_max {
         find::find(&mut setup, options, &stop)?
@@ -107,13 +108,40 @@ fn exit_code(report: &Report) -> ExitCode {
 /// How a report becomes the content of a file.
 type Form = fn(&Report) -> String;
 
+/// Prints `text`; a reader that has seen enough, as `head`, may leave before the end of it.
+pub(crate) fn show(text: &str) -> Result<(), RunError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
+            Err(RunError::Write { path: "the report to standard output".to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sees that the folders of all files are there, before a run whose report could not be kept.
+fn writable(options: &Options) -> Result<(), RunError> {
+    let files = [&options.json, &options.csv, &options.hgrm, &options.html, &options.hlog];
+    for path in files.into_iter().flatten() {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let source = match folder.metadata() {
+            Err(source) => source,
+            Ok(found) if !found.is_dir() => io::ErrorKind::NotADirectory.into(),
+            Ok(_) if path.is_dir() => io::ErrorKind::IsADirectory.into(),
+            Ok(_) => continue,
+        };
+        return Err(RunError::Write { path: path.display().to_string(), source });
+    }
+    Ok(())
+}
+
 /// Writes the report in every form that was asked for.
 fn write(options: &Options, report: &Report) -> Result<(), RunError> {
     let json_only = options.json.as_deref() == Some(Path::new("-"));
     if json_only {
-        println!("{}", report.json());
+        show(&(report.json() + "\n"))?;
     } else {
-        print!("{}", text::render(report));
+        show(&text::render(report))?;
     }
     let forms: [(_, Form); 5] = [
         (&options.json, Report::json),

@@ -140,9 +140,16 @@ impl Target {
         handshake().map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => fail("the peer does not answer".to_owned()),
             io::ErrorKind::UnexpectedEof => fail("the peer closed the connection".to_owned()),
+            _ if is_no_tls(&error) => fail("the peer does not speak TLS".to_owned()),
             _ => fail(error.to_string()),
         })
     }
+}
+
+/// The peer's first bytes were no record of TLS.
+fn is_no_tls(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidMessage(_)))
 }
 
 #[cfg(test)]

@@ -41,7 +41,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use monoio::io::IntoPollIo;
-use monoio::{FusionDriver, RuntimeBuilder};
 use rustls::ServerConfig;
 use tokio_rustls::TlsAcceptor;
 
@@ -236,7 +235,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 }
 
 fn run_worker(listener: TcpListener, index: u64, shared: &Arc<Shared>) -> Result<(), ServeError> {
-    let mut runtime = RuntimeBuilder::<FusionDriver>::new().enable_timer().build().map_err(ServeError::Worker)?;
+    let mut runtime = crate::runtime::start().map_err(ServeError::Worker)?;
     runtime.block_on(async move {
         let local = Local::new(shared, index).map_err(ServeError::Worker)?;
         let watched = listener.try_clone().and_then(monoio::net::TcpListener::from_std).map_err(ServeError::Worker)?;
@@ -292,7 +291,7 @@ fn serve_unix(path: PathBuf, shared: &Arc<Shared>) -> Result<(), ServeError> {
     if path.exists() && std::os::unix::net::UnixStream::connect(&path).is_err() {
         std::fs::remove_file(&path).map_err(fail)?;
     }
-    let mut runtime = RuntimeBuilder::<FusionDriver>::new().enable_timer().build().map_err(ServeError::Worker)?;
+    let mut runtime = crate::runtime::start().map_err(ServeError::Worker)?;
     runtime.block_on(async {
         // Unix sockets refuse SO_REUSEPORT, which monoio sets by default.
         let options = monoio::net::ListenerOpts::new().reuse_port(false).reuse_addr(false);

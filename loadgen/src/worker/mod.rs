@@ -19,7 +19,6 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
-use monoio::{FusionDriver, RuntimeBuilder};
 use rustix::time::{ClockId, clock_gettime};
 
 use self::core::{Core, Job, Work};
@@ -200,8 +199,7 @@ pub fn run(configs: Vec<Config>) -> io::Result<Finished> {
         first.barrier.wait();
         error
     };
-    let runtime = RuntimeBuilder::<FusionDriver>::new().with_entries(1024).enable_timer().build();
-    let mut runtime = runtime.map_err(fail)?;
+    let mut runtime = crate::runtime::start().map_err(fail)?;
     runtime.block_on(async {
         let mut targets = Vec::new();
         for config in configs {
