@@ -117,18 +117,18 @@ fn bytes_are_echoed_in_the_clear_and_under_tls() {
 fn bad_flags_are_told_in_a_line() {
     let files = Certificates::new();
     let (cert, key) = (files.path("server.pem"), files.path("server.key"));
-    for (flags, code, expected) in [
-        (vec!["--cert", &cert, "--key", "/none"], 1, "/none: No such file or directory"),
-        (vec!["--cert", &key, "--key", &key], 1, "holds no certificates"),
-        (vec!["--cert", &files.path("client.pem"), "--key", &key], 1, "do not belong together"),
-        (vec!["--cert", &cert, "--key", &key, "--listen", "/tmp/none/socket"], 1, "a unix socket has no TLS"),
-        (vec!["--cert", &cert], 2, "--key"),
-        (vec!["--delay", "5"], 2, "`5` is no duration"),
-        (vec!["--stall", "1s"], 2, "try: 200ms/1s"),
+    for (flags, expected) in [
+        (vec!["--cert", &cert, "--key", "/none"], "/none: No such file or directory"),
+        (vec!["--cert", &key, "--key", &key], "holds no certificates"),
+        (vec!["--cert", &files.path("client.pem"), "--key", &key], "do not belong together"),
+        (vec!["--cert", &cert, "--key", &key, "--listen", "/tmp/none/socket"], "a unix socket has no TLS"),
+        (vec!["--cert", &cert], "--key"),
+        (vec!["--delay", "5"], "`5` is no duration"),
+        (vec!["--stall", "1s"], "try: 200ms/1s"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_torus-load")).arg("serve").args(&flags).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(error.contains(expected), "{flags:?}: {error}");
-        assert_eq!(output.status.code(), Some(code), "{flags:?}: {error}");
+        assert_eq!(output.status.code(), Some(1), "{flags:?}: {error}");
     }
 }
