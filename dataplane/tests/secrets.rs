@@ -250,6 +250,116 @@ fn drive(api: &str) {
     assert!(stat(admin, &format!("listener.127.0.0.1_{port}.ssl.handshake")) > before);
 }
 
+/// A client's TLS connection that shows `leaf` and believes `root`.
+fn connect(port: u16, leaf: &Leaf, root: &Authority) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(root.pem.as_bytes()).unwrap()).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(leaf.pem.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+    let name = "server.example.com".try_into().unwrap();
+    let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    rustls::StreamOwned::new(rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap(), socket)
+}
+
+/// Whether a request on the open connection is answered.
+fn asks(stream: &mut (impl std::io::Read + std::io::Write)) -> bool {
+    let mut answer = [0; 512];
+    write!(stream, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").is_ok()
+        && stream.flush().is_ok()
+        && stream.read(&mut answer).is_ok_and(|length| answer[..length].starts_with(b"HTTP/1.1 200"))
+}
+
+#[test]
+fn connections_end_with_the_trust_that_they_were_made_on() {
+    let (port, passed, plain, admin, plane_port) = (free_port(), free_port(), free_port(), free_port(), free_port());
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let (server, before, after) = (new.leaf("server"), old.leaf("client"), new.leaf("client"));
+    let end = backend("a");
+    let plane = Plane::new();
+    let _server = plane.serve(SocketAddr::from(([127, 0, 0, 1], plane_port)));
+    let ads = |name: &str| named(name, "ads: {}");
+    let common = format!(
+        "tls_certificate_sds_secret_configs: [{}], validation_context_sds_secret_config: {}",
+        ads("server"),
+        ads("trust")
+    );
+    let upstream = format!(
+        "tls_certificate_sds_secret_configs: [{}], validation_context_sds_secret_config: {}",
+        ads("client"),
+        ads("servers")
+    );
+    let tcp = "filters:
+  - name: tcp
+    typed_config:
+      '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+      stat_prefix: passed
+      cluster: end
+";
+    let listener_of_bytes = tls_listener("passed", passed, &common, true);
+    let listener_of_bytes = listener_of_bytes.replace(&chain("routes", "passed"), tcp);
+    let both = format!("{}{}", old.pem, new.pem);
+    plane.put(&[
+        (CLUSTER, "end", Some(&format!("{{name: end, type: STATIC, load_assignment: {}}}", endpoints("end", end)))),
+        (CLUSTER, "up", Some(&tls_cluster("up", port, &upstream))),
+        (LISTENER, "in", Some(&tls_listener("in", port, &common, true))),
+        (LISTENER, "passed", Some(&listener_of_bytes)),
+        (LISTENER, "plain", Some(&listener("plain", plain, "plain").replace("routes,", "up,"))),
+        (ROUTES, "routes", Some(&routes("end"))),
+        (ROUTES, "up", Some(&table("up", "up"))),
+        (SECRET, "server", Some(&certificate("server", &server.pem, &server.key))),
+        (SECRET, "client", Some(&certificate("client", &after.pem, &after.key))),
+        (SECRET, "trust", Some(&trust("trust", &old.pem))),
+        (SECRET, "servers", Some(&trust("servers", &both))),
+    ]);
+    let bootstrap = format!(
+        "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}\n{}",
+        bootstrap("GRPC", plane_port)
+    );
+    let _proxy = start(&bootstrap);
+    wait_for("it serves", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    wait_for("it serves", || TcpStream::connect(("127.0.0.1", passed)).is_ok());
+    let updates = || {
+        let prefix = format!("listener.127.0.0.1_{port}.server_ssl_socket_factory");
+        stat(admin, &format!("{prefix}.ssl_context_update_by_sds"))
+    };
+    let mut first = [connect(port, &before, &new), connect(passed, &before, &new)];
+    assert!(first.iter_mut().all(asks));
+    // What is believed besides changes nothing for them.
+    let count = updates();
+    plane.put(&[(SECRET, "trust", Some(&trust("trust", &both)))]);
+    wait_for("both are believed", || updates() > count);
+    let mut second = [connect(port, &after, &new), connect(passed, &after, &new)];
+    assert!(first.iter_mut().all(asks) && second.iter_mut().all(asks));
+    // A connection that was made on the old one ends, the others stay, requests do not notice.
+    wait_for("the way over both", || get(plain).is_some_and(|reply| reply == (200, "a".to_owned())));
+    let load = Load::start("127.0.0.1", plain);
+    load.goes_to(0);
+    plane.put(&[(SECRET, "trust", Some(&trust("trust", &new.pem)))]);
+    let mut rest = Vec::new();
+    assert_eq!(
+        first[1].sock.set_read_timeout(Some(PATIENCE)).and_then(|()| first[1].read_to_end(&mut rest)).unwrap_or(0),
+        0
+    );
+    assert!(!asks(&mut first[0]), "it is not answered");
+    assert!(second.iter_mut().all(asks));
+    load.goes_to(0);
+    // So it is with servers: connections to them are made anew.
+    let opened = || stat(admin, "cluster.up.upstream_cx_total");
+    let count = opened();
+    plane.put(&[(SECRET, "servers", Some(&trust("servers", &new.pem)))]);
+    wait_for("new connections to the servers", || opened() > count);
+    load.goes_to(0);
+    load.finish();
+    plane.put(&[(SECRET, "servers", Some(&trust("servers", &old.pem)))]);
+    wait_for("nobody believes the server", || get(plain).is_some_and(|(status, _)| status == 503));
+}
+
 /// Puts `resources`, given as YAML in braces, as a file at `path` in one step.
 fn place(path: &Path, resources: &[&str]) {
     let resources =

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, ClusterIndex};
 use crate::config::address::Address;
-use crate::downstream::HttpConnectionManager;
 use crate::downstream::tcp::TcpProxy;
+use crate::downstream::{ConnectionInfo, HttpConnectionManager};
 use crate::filter::network::ConnectionFilter;
 use crate::listener::chain_match::{ChainIndex, ChainMatcher};
 use crate::listener::filter::ListenerFilter;
@@ -245,6 +245,15 @@ pub struct FilterChain {
 }
 
 impl FilterChain {
+    /// Whether a client that proved who it is in a handshake would be believed today.
+    #[inline]
+    pub fn still_believes(&self, connection: &ConnectionInfo) -> bool {
+        match (&self.tls, &connection.tls) {
+            (Some(tls), Some(client)) => tls.still_believes(&connection.trust_epoch, client),
+            _ => true,
+        }
+    }
+
     /// The HTTP connection manager, where that serves the connection.
     pub fn http(&self) -> Option<&Arc<HttpConnectionManager>> {
         match &self.terminal {

@@ -414,8 +414,13 @@ impl Turns {
                 self.follow(index, cluster);
             }
         }
+        let ends_trust = self.discovery.as_mut().is_some_and(Discovery::take_ends_trust);
         self.start_sources();
         self.publish(draft, received);
+        if ends_trust {
+            // Connections look at themselves.
+            self.publisher.wake_all();
+        }
     }
 
     /// Begins to follow sources that something is asked of.
@@ -498,28 +503,35 @@ impl Turns {
         }
     }
 
-    /// Looks at the workers, and at how late this thread itself is.
     /// Has certificates read again whose files have changed.
-    fn follow_files(&self) {
-        let registry = &self.admin.registry;
+    fn follow_files(&mut self) {
+        let registry = self.admin.registry.clone();
         let core_count = registry.core_count();
         let context = || ParseContext { registry: registry.clone(), ..ParseContext::new(core_count) };
-        let tell = |whose: &str, name: &str, followed: Option<Result<(), String>>| match followed {
-            None => {}
-            Some(Ok(())) => tracing::info!(target: "config", "{whose} `{name}`: certificates were read again"),
+        // Whether a peer that was believed may not be any more.
+        let tell = |whose: &str, name: &str, followed: Option<Result<bool, String>>| match followed {
+            None => false,
+            Some(Ok(ends_trust)) => {
+                tracing::info!(target: "config", "{whose} `{name}`: certificates were read again");
+                ends_trust
+            }
             Some(Err(fault)) => {
                 tracing::error!(target: "config", "{whose} `{name}`: certificates stay as they were: {fault}");
+                false
             }
         };
-        let snapshot = self.publisher.current();
+        let snapshot = self.publisher.current().clone();
+        let mut ends_trust = false;
         for listener in &snapshot.listeners {
             for tls in listener.chains.iter().filter_map(|chain| chain.tls.as_ref()) {
-                tell("listener", &listener.name, tls.follow_files(context));
+                ends_trust |= tell("listener", &listener.name, tls.follow_files(context));
             }
         }
-        for (_, cluster) in snapshot.live_clusters() {
-            if let Some(tls) = &cluster.tls {
-                tell("cluster", &cluster.name, tls.follow_files(context));
+        let mut distrusted = Vec::new();
+        for (index, cluster) in snapshot.live_clusters() {
+            let followed = cluster.tls.as_ref().and_then(|tls| tls.follow_files(context));
+            if tell("cluster", &cluster.name, followed) {
+                distrusted.push((index, cluster));
             }
         }
         if let Some(discovery) = &self.discovery {
@@ -527,8 +539,23 @@ impl Turns {
                 tell("server", &place.to_string(), tls.follow_files(context));
             }
         }
+        if !distrusted.is_empty() {
+            let mut draft = (*snapshot).clone();
+            for (index, cluster) in distrusted {
+                // Workers look at a cluster that is another one.
+                if let Some(slot) = draft.clusters.get_mut(index.0 as usize) {
+                    *slot = Some(Arc::new((**cluster).clone()));
+                }
+            }
+            self.publish(draft, None);
+        }
+        if ends_trust {
+            // Connections look at themselves.
+            self.publisher.wake_all();
+        }
     }
 
+    /// Looks at the workers, and at how late this thread itself is.
     fn check_threads(&mut self) {
         if self.discovery.as_ref().is_some_and(Discovery::is_draining) {
             self.forget_unused();

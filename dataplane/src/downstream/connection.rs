@@ -89,6 +89,9 @@ impl Connection {
             {
                 return rest;
             }
+            if !chain.still_believes(&self.info) {
+                return Rest::Close;
+            }
             // What ALPN has settled needs no look at the first bytes.
             let by_alpn = manager.codec == CodecType::Auto && self.client.socket.alpn() == Some(b"h2");
             if manager.codec == CodecType::Http2 || by_alpn {
@@ -190,6 +193,7 @@ impl Connection {
         match done {
             Ok(()) => {
                 self.info.tls = Some(Arc::clone(session.info()));
+                self.info.trust_epoch.set(session.trust_epoch());
                 if let Some(tls) = &chain.tls {
                     tls.count_handshake(core.core, session.info());
                 }

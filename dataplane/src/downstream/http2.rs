@@ -187,7 +187,8 @@ impl Http2Connection {
                 self.end_at_once(core, offence);
                 continue;
             }
-            if core.lifecycle.phase().is_leaving() {
+            // The worker wakes this task when one of both may be so.
+            if core.lifecycle.phase().is_leaving() || !self.client_is_believed() {
                 self.drain(core.ring.now());
             }
             match self.poll_timers(core, cx) {
@@ -212,6 +213,11 @@ impl Http2Connection {
         (shared.take(), rest)
     }
 
+    fn client_is_believed(&self) -> bool {
+        let Shared { info, listener, .. } = &*self.context;
+        listener.chain(info.chain).is_none_or(|chain| chain.still_believes(info))
+    }
+
     fn accept(
         &mut self,
         core: &Rc<CoreState>,
@@ -223,6 +229,11 @@ impl Http2Connection {
         if self.requests_max.is_some_and(|max| self.request_count == max) {
             self.stats.increment(core.core, HttpStat::DownstreamCxMaxRequestsReached);
             self.drain(now);
+        }
+        if !self.client_is_believed() {
+            self.drain(now);
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return None;
         }
         if self.draining_until.is_none() {
             let random = core.random.borrow_mut().next_u64();

@@ -6,6 +6,7 @@ pub mod http2;
 pub mod request_id;
 pub mod tcp;
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -302,6 +303,8 @@ pub struct ConnectionInfo {
     pub secure: bool,
     /// What the handshake established, once it is complete.
     pub tls: Option<Arc<TlsInfo>>,
+    /// When the client was last found to be believed, in the count of its [`crate::tls::ServerTls`].
+    pub trust_epoch: Cell<u64>,
 }
 
 impl ConnectionInfo {
@@ -318,6 +321,7 @@ impl ConnectionInfo {
             chain: None,
             secure: false,
             tls: None,
+            trust_epoch: Cell::new(0),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::telemetry::counters::Stats;
 use crate::telemetry::format::{FormatContext, LogType};
 use crate::telemetry::names::{ClusterStat, TcpStat};
 use crate::telemetry::stream_info::{ResponseFlag, StreamInfo};
-use crate::tls::TlsError;
+use crate::tls::{ClientTls, TlsError};
 use crate::transport::Transport;
 use crate::upstream::{AcquireError, Lease, UpstreamStream};
 
@@ -86,12 +86,12 @@ impl TcpProxy {
         let mut info = StreamInfo::default();
         let mut moved = (0, 0);
         let rest = match self.connect(core, connection, &mut info).await {
-            Some(mut lease) => match lease.stream() {
+            Some((mut lease, server)) => match lease.stream() {
                 Some(UpstreamStream::Http1(upstream)) => {
                     info.upstream_local.clone_from(&upstream.local);
                     info.upstream_connection_id = upstream.id;
                     info.upstream_tls = upstream.socket.tls().cloned();
-                    let passed = self.pass(core, connection, &mut upstream.socket).await;
+                    let passed = self.pass(core, connection, &mut upstream.socket, server).await;
                     upstream.is_closed_by_peer = passed.by_endpoint;
                     info.upstream_wire_bytes_received = upstream.socket.bytes_received();
                     info.upstream_wire_bytes_sent = upstream.socket.bytes_sent();
@@ -151,7 +151,12 @@ impl TcpProxy {
     }
 
     /// A connection to an endpoint, after as many attempts as allowed.
-    async fn connect(&self, core: &Rc<CoreState>, connection: &Connection, info: &mut StreamInfo) -> Option<Lease> {
+    async fn connect(
+        &self,
+        core: &Rc<CoreState>,
+        connection: &Connection,
+        info: &mut StreamInfo,
+    ) -> Option<(Lease, Option<ServerTrust>)> {
         let draw = core.random.borrow_mut().below(self.weight_total.max(1));
         let snapshot = core.snapshot();
         let chain = connection.listener.chain(connection.info.chain);
@@ -190,8 +195,9 @@ impl TcpProxy {
             chosen.preamble = cluster.proxy_protocol.as_ref().map(|header| header.header(&connection.info));
             info.attempt_count += 1;
             info.upstream_host = Some(chosen.address.clone());
+            let trust = cluster.tls.as_ref().map(|tls| ServerTrust { seen: tls.trust_epoch(), tls: Arc::clone(tls) });
             match core.pools.acquire_whole(&chosen, Priority::Default).await {
-                Ok(lease) => return Some(lease),
+                Ok(lease) => return Some((lease, trust)),
                 Err(AcquireError::Connect(error)) => {
                     tracing::debug!(target: "connection", "{} was not reached: {error}", chosen.address);
                     info.upstream_transport_failure.clear();
@@ -216,8 +222,24 @@ impl TcpProxy {
 
     /// Passes bytes both ways until both sides have ended, a limit is reached or the listener has drained; whether the endpoint
     /// was what ended it, as the one that ended last or broke.
-    async fn pass(&self, core: &CoreState, connection: &mut Connection, upstream: &mut Transport) -> Passed {
+    async fn pass(
+        &self,
+        core: &CoreState,
+        connection: &mut Connection,
+        upstream: &mut Transport,
+        mut trust: Option<ServerTrust>,
+    ) -> Passed {
         let listener = Rc::clone(&connection.listener);
+        let chain = listener.chain(connection.info.chain);
+        let info = &connection.info;
+        let server = upstream.tls().cloned();
+        let mut server_is_believed = || match (&mut trust, &server) {
+            (Some(trust), Some(server)) if trust.tls.trust_epoch() != trust.seen => {
+                trust.seen = trust.tls.trust_epoch();
+                trust.tls.still_believes(server)
+            }
+            _ => true,
+        };
         let client = &mut connection.client.socket;
         let (mut up, mut down) = (Direction::default(), Direction::default());
         let mut endpoint_ended_first = false;
@@ -248,8 +270,9 @@ impl TcpProxy {
                 (Poll::Pending, Poll::Ready(Ok(()))) => endpoint_ended_first = true,
                 _ => {}
             }
-            // The worker wakes this task when that is so.
-            if core.lifecycle.drain_time_is_over(&listener) {
+            // The worker wakes this task when one of these is so.
+            let is_believed = chain.is_none_or(|chain| chain.still_believes(info)) && server_is_believed();
+            if !is_believed || core.lifecycle.drain_time_is_over(&listener) {
                 return Poll::Ready((Rest::Close, false, None));
             }
             while set_for.is_some() && timer.poll_expired(cx).is_ready() {
@@ -274,6 +297,13 @@ impl TcpProxy {
         let flag = flag.or_else(|| is_reset.then_some(ResponseFlag::UpstreamRemoteReset));
         Passed { rest, by_endpoint, flag, moved: (up.bytes, down.bytes) }
     }
+}
+
+/// Whom the endpoint was judged by.
+struct ServerTrust {
+    tls: Arc<ClientTls>,
+    /// When it was judged, in the count of `tls`.
+    seen: u64,
 }
 
 /// How the bytes of a connection came to their end.

@@ -191,8 +191,13 @@ impl Exchange {
         client.start_bytes();
         upstream.start_bytes();
         let (mut client_ended, mut upstream_ended) = (false, false);
+        let chain = scope.listener.chain(scope.connection.chain);
         poll_fn(|cx| {
             let now = core.ring.now();
+            // Nobody wakes this task for it: the next bytes of either side are its end.
+            if !chain.is_none_or(|chain| chain.still_believes(scope.connection)) {
+                return Poll::Ready(Ended::ClientGone);
+            }
             if let Poll::Ready(deadline) = self.deadlines.poll_expired(now, cx) {
                 return Poll::Ready(Ended::Deadline(deadline));
             }

@@ -1,6 +1,7 @@
 //! TLS that begins here: what a cluster asks of its endpoints.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{CommonTlsContext, UpstreamTlsContext};
@@ -12,10 +13,10 @@ use torus_ring::{Ring, Socket};
 use super::identity::Identity;
 use super::parse::compile_client;
 use super::reload::Reload;
-use super::secret::{NamesSecrets, Renewal, SecretKey};
+use super::secret::{NamesSecrets, Renewal, Renewed, SecretKey};
 use super::server::{Certificate, count_failure, count_handshake};
 use super::session::{TlsError, TlsSession};
-use super::validate::{ServerVerifier, Validation};
+use super::validate::{Peer, ServerVerifier, Validation};
 use crate::config::parse::ParseContext;
 use crate::config::reject::Refused;
 use crate::telemetry::counters::{Core, Stats};
@@ -29,6 +30,8 @@ pub struct ClientTls {
     /// The config thread alone looks at it.
     reload: Mutex<Option<Reload<UpstreamTlsContext>>>,
     renewal: Option<Renewal<UpstreamTlsContext>>,
+    /// Grows whenever somebody who was believed may not be any more.
+    trust_epoch: AtomicU64,
     /// The server name to ask for.
     name: Option<ServerName<'static>>,
     /// The endpoint's host name is the server name where it has one.
@@ -45,6 +48,7 @@ struct Current {
     either: Arc<ClientConfig>,
     local: Option<Arc<Identity>>,
     proves_identity: bool,
+    validation: Arc<Validation>,
 }
 
 impl Current {
@@ -86,7 +90,8 @@ pub(super) struct ClientParts {
 
 impl ClientTls {
     pub(super) fn new(parts: ClientParts) -> Result<Self, rustls::Error> {
-        let proves_identity = parts.validation.proves_identity();
+        let validation = Arc::clone(&parts.validation);
+        let proves_identity = validation.proves_identity();
         let verifier = ServerVerifier { validation: parts.validation, match_server_name: parts.match_server_name };
         let builder = ClientConfig::builder_with_provider(parts.provider)
             .with_protocol_versions(&parts.versions)?
@@ -117,7 +122,7 @@ impl ClientTls {
             let configured = offering(parts.alpn);
             (Arc::clone(&configured), Arc::clone(&configured), configured)
         };
-        let current = Current { http1, http2, either, local, proves_identity };
+        let current = Current { http1, http2, either, local, proves_identity, validation };
         Ok(Self {
             current: RwLock::new(Some(Arc::new(current))),
             ..Self::waiting(parts.name, parts.host_name, parts.stats)
@@ -130,6 +135,7 @@ impl ClientTls {
             current: RwLock::default(),
             reload: Mutex::default(),
             renewal: None,
+            trust_epoch: AtomicU64::new(0),
             name,
             host_name,
             stats,
@@ -153,16 +159,35 @@ impl ClientTls {
         Self { reload: Mutex::new(common.and_then(|common| Reload::new(config.clone(), common, stat_prefix))), ..self }
     }
 
-    /// Gives new handshakes what `newer` has; its sessions are its own.
-    pub fn replace(&self, newer: Self) {
+    /// Gives new handshakes what `newer` has; its sessions are its own. Whether a server that was believed may not be any more.
+    pub fn replace(&self, newer: Self) -> bool {
         let current = newer.current.into_inner().unwrap_or_else(PoisonError::into_inner);
         let reload = newer.reload.into_inner().unwrap_or_else(PoisonError::into_inner);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        let mut place = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let ends_trust = match (&*place, &current) {
+            (Some(before), Some(newer)) => !newer.validation.extends(&before.validation),
+            _ => false,
+        };
+        *place = current;
+        drop(place);
         *self.reload.lock().unwrap_or_else(PoisonError::into_inner) = reload;
+        self.trust_epoch.fetch_add(u64::from(ends_trust), Ordering::Release);
+        ends_trust
+    }
+
+    /// How often trust was taken from a server. Connections of an earlier number carry no new request.
+    pub fn trust_epoch(&self) -> u64 {
+        self.trust_epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether a server that proved who it is would be believed today.
+    pub fn still_believes(&self, server: &TlsInfo) -> bool {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        current.zip(server.peer.as_ref()).is_none_or(|(it, identity)| it.validation.believes(Peer::Server, identity))
     }
 
     /// As [`super::ServerTls::follow_files`].
-    pub fn follow_files(&self, context: impl FnOnce() -> ParseContext) -> Option<Result<(), String>> {
+    pub fn follow_files(&self, context: impl FnOnce() -> ParseContext) -> Option<Result<bool, String>> {
         let (context, parsed) = {
             let reload = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
             let reload = reload.as_ref().filter(|reload| reload.is_due())?;
@@ -173,9 +198,9 @@ impl ClientTls {
         let core = context.registry.config_core();
         Some(match parsed {
             Ok(newer) => {
-                self.replace(newer);
+                let ends_trust = self.replace(newer);
                 self.stats.increment(core, TlsStat::CertificatesReloaded);
-                Ok(())
+                Ok(ends_trust)
             }
             Err(_) => {
                 self.stats.increment(core, TlsStat::CertificatesReloadFailed);
@@ -252,17 +277,18 @@ impl NamesSecrets for ClientTls {
         self.current.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    fn renew<'a>(&'a self, context: &mut ParseContext) -> Result<Box<dyn FnOnce() + 'a>, Refused> {
-        let Some(Renewal { config, needs, stat_prefix }) = &self.renewal else { return Ok(Box::new(|| {})) };
+    fn renew<'a>(&'a self, context: &mut ParseContext) -> Result<Renewed<'a>, Refused> {
+        let Some(Renewal { config, needs, stat_prefix }) = &self.renewal else { return Ok(Box::new(|| false)) };
         let empty = CommonTlsContext::default();
         let common = config.common_tls_context.as_ref().unwrap_or(&empty);
-        let Some(filled) = needs.filled(common, context)? else { return Ok(Box::new(|| {})) };
+        let Some(filled) = needs.filled(common, context)? else { return Ok(Box::new(|| false)) };
         let filled = UpstreamTlsContext { common_tls_context: Some(filled), ..config.clone() };
         let newer = compile_client(&filled, stat_prefix, context)?;
         let core = context.registry.config_core();
         Ok(Box::new(move || {
-            self.replace(newer);
+            let ends_trust = self.replace(newer);
             self.factory.iter().for_each(|stats| stats.increment(core, TlsFactoryStat::SslContextUpdateBySds));
+            ends_trust
         }))
     }
 }

@@ -300,9 +300,12 @@ pub trait NamesSecrets {
     /// Whether all of them have come once.
     fn is_ready(&self) -> bool;
 
-    /// Compiles it with what the secrets are now; what is returned gives the outcome to new handshakes.
-    fn renew<'a>(&'a self, context: &mut ParseContext) -> Result<Box<dyn FnOnce() + 'a>, Refused>;
+    /// Compiles it with what the secrets are now.
+    fn renew<'a>(&'a self, context: &mut ParseContext) -> Result<Renewed<'a>, Refused>;
 }
+
+/// Gives a context that was compiled again to new handshakes. Whether somebody who was believed may not be any more.
+pub type Renewed<'a> = Box<dyn FnOnce() -> bool + 'a>;
 
 /// A configuration to be compiled again when a secret changes.
 pub(super) struct Renewal<C> {

@@ -1,6 +1,7 @@
 //! TLS that ends here: what a filter chain offers to clients.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use torus_ring::{Ring, Socket};
 use super::identity::{Identity, dns_name_matches};
 use super::parse::compile_server;
 use super::reload::Reload;
-use super::secret::{NamesSecrets, Renewal, SecretKey};
+use super::secret::{NamesSecrets, Renewal, Renewed, SecretKey};
 use super::session::{CertificateFault, TlsError, TlsSession};
-use super::validate::{ClientVerifier, Validation};
+use super::validate::{ClientVerifier, Peer, Validation};
 use crate::config::parse::ParseContext;
 use crate::config::reject::Refused;
 use crate::telemetry::counters::{Core, Stats};
@@ -32,6 +33,8 @@ pub struct ServerTls {
     /// The config thread alone looks at it.
     reload: Mutex<Option<Reload<DownstreamTlsContext>>>,
     renewal: Option<Renewal<DownstreamTlsContext>>,
+    /// Grows whenever somebody who was believed may not be any more.
+    trust_epoch: AtomicU64,
     /// `listener.<address>.ssl.`
     pub stats: Arc<Stats<TlsStat>>,
     factory: Option<Arc<Stats<TlsFactoryStat>>>,
@@ -41,6 +44,19 @@ pub struct ServerTls {
 struct Current {
     config: Arc<ServerConfig>,
     proves_identity: bool,
+    validation: Option<Arc<Validation>>,
+    trust_epoch: u64,
+}
+
+impl Current {
+    /// Whether everybody whom `before` believed is believed.
+    fn believes_all_of(&self, before: &Self) -> bool {
+        match (&before.validation, &self.validation) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(before), Some(newer)) => newer.extends(before),
+        }
+    }
 }
 
 /// What a [`ServerTls`] is made of.
@@ -71,7 +87,8 @@ pub(super) struct Certificate {
 impl ServerTls {
     pub(super) fn new(parts: ServerParts) -> Result<Self, rustls::Error> {
         let builder = ServerConfig::builder_with_provider(parts.provider).with_protocol_versions(&parts.versions)?;
-        let proves_identity = parts.validation.as_ref().is_some_and(|validation| validation.proves_identity());
+        let validation = parts.validation.clone();
+        let proves_identity = validation.as_ref().is_some_and(|validation| validation.proves_identity());
         let builder = match parts.validation {
             None => builder.with_no_client_auth(),
             Some(validation) => builder.with_client_cert_verifier(Arc::new(ClientVerifier {
@@ -95,13 +112,20 @@ impl ServerTls {
         } else {
             config.send_tls13_tickets = 0;
         }
-        let current = Current { config: Arc::new(config), proves_identity };
+        let current = Current { config: Arc::new(config), proves_identity, validation, trust_epoch: 0 };
         Ok(Self { current: RwLock::new(Some(Arc::new(current))), ..Self::waiting(parts.stats) })
     }
 
     /// One whose secrets have not come.
     pub(super) fn waiting(stats: Arc<Stats<TlsStat>>) -> Self {
-        Self { current: RwLock::default(), reload: Mutex::default(), renewal: None, stats, factory: None }
+        Self {
+            current: RwLock::default(),
+            reload: Mutex::default(),
+            renewal: None,
+            trust_epoch: AtomicU64::new(0),
+            stats,
+            factory: None,
+        }
     }
 
     /// The same, with its `listener.<address>.server_ssl_socket_factory.`
@@ -120,16 +144,47 @@ impl ServerTls {
         Self { reload: Mutex::new(common.and_then(|common| Reload::new(config.clone(), common, stat_prefix))), ..self }
     }
 
-    /// Gives new handshakes what `newer` has. Sessions of before are not resumed, for their keys are gone.
-    pub fn replace(&self, newer: Self) {
-        let current = newer.current.into_inner().unwrap_or_else(PoisonError::into_inner);
+    /// Gives new handshakes what `newer` has. Sessions of before are not resumed, for their keys are gone. Whether somebody who was
+    /// believed may not be any more.
+    pub fn replace(&self, newer: Self) -> bool {
+        let mut current = newer.current.into_inner().unwrap_or_else(PoisonError::into_inner);
         let reload = newer.reload.into_inner().unwrap_or_else(PoisonError::into_inner);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        let mut place = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let ends_trust = match (&*place, &current) {
+            (Some(before), Some(newer)) => !newer.believes_all_of(before),
+            _ => false,
+        };
+        let epoch = self.trust_epoch.load(Ordering::Relaxed) + u64::from(ends_trust);
+        if let Some(current) = current.as_mut().and_then(Arc::get_mut) {
+            current.trust_epoch = epoch;
+        }
+        *place = current;
+        drop(place);
         *self.reload.lock().unwrap_or_else(PoisonError::into_inner) = reload;
+        self.trust_epoch.store(epoch, Ordering::Release);
+        ends_trust
+    }
+
+    /// Whether a client that proved who it is would be believed today; `seen` is the connection's memory of the last look.
+    pub fn still_believes(&self, seen: &Cell<u64>, client: &TlsInfo) -> bool {
+        if self.trust_epoch.load(Ordering::Acquire) == seen.get() {
+            return true;
+        }
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(current) = current else { return true };
+        let believes = match (&current.validation, &client.peer) {
+            (Some(validation), Some(identity)) => validation.believes(Peer::Client, identity),
+            _ => true,
+        };
+        if believes {
+            seen.set(current.trust_epoch);
+        }
+        believes
     }
 
     /// Reads its files again where one has changed: `None` where none has, the fault where what they hold cannot be used.
-    pub fn follow_files(&self, context: impl FnOnce() -> ParseContext) -> Option<Result<(), String>> {
+    /// Whether somebody who was believed may not be any more.
+    pub fn follow_files(&self, context: impl FnOnce() -> ParseContext) -> Option<Result<bool, String>> {
         let (context, parsed) = {
             let reload = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
             let reload = reload.as_ref().filter(|reload| reload.is_due())?;
@@ -140,9 +195,9 @@ impl ServerTls {
         let core = context.registry.config_core();
         Some(match parsed {
             Ok(newer) => {
-                self.replace(newer);
+                let ends_trust = self.replace(newer);
                 self.stats.increment(core, TlsStat::CertificatesReloaded);
-                Ok(())
+                Ok(ends_trust)
             }
             Err(_) => {
                 self.stats.increment(core, TlsStat::CertificatesReloadFailed);
@@ -156,7 +211,9 @@ impl ServerTls {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         let current = current.ok_or(TlsError::NotReady)?;
         let connection = ServerConnection::new(Arc::clone(&current.config)).map_err(TlsError::Protocol)?;
-        Ok(TlsSession::new(socket, ring, Connection::Server(connection), current.proves_identity))
+        let mut session = TlsSession::new(socket, ring, Connection::Server(connection), current.proves_identity);
+        session.set_trust_epoch(current.trust_epoch);
+        Ok(session)
     }
 
     /// Counts a completed handshake.
@@ -182,16 +239,17 @@ impl NamesSecrets for ServerTls {
         self.current.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    fn renew<'a>(&'a self, context: &mut ParseContext) -> Result<Box<dyn FnOnce() + 'a>, Refused> {
-        let Some(Renewal { config, needs, stat_prefix }) = &self.renewal else { return Ok(Box::new(|| {})) };
+    fn renew<'a>(&'a self, context: &mut ParseContext) -> Result<Renewed<'a>, Refused> {
+        let Some(Renewal { config, needs, stat_prefix }) = &self.renewal else { return Ok(Box::new(|| false)) };
         let common = context.required("common_tls_context", &config.common_tls_context)?;
-        let Some(filled) = needs.filled(common, context)? else { return Ok(Box::new(|| {})) };
+        let Some(filled) = needs.filled(common, context)? else { return Ok(Box::new(|| false)) };
         let filled = DownstreamTlsContext { common_tls_context: Some(filled), ..config.clone() };
         let newer = compile_server(&filled, stat_prefix, context)?;
         let core = context.registry.config_core();
         Ok(Box::new(move || {
-            self.replace(newer);
+            let ends_trust = self.replace(newer);
             self.factory.iter().for_each(|stats| stats.increment(core, TlsFactoryStat::SslContextUpdateBySds));
+            ends_trust
         }))
     }
 }

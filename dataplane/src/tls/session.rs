@@ -103,6 +103,8 @@ pub struct TlsSession {
     proves_identity: bool,
     /// Who we said to be.
     local: Option<Arc<Identity>>,
+    /// When the client was judged, in the context's count.
+    trust_epoch: u64,
 }
 
 impl TlsSession {
@@ -122,6 +124,7 @@ impl TlsSession {
             info: Arc::default(),
             proves_identity,
             local: None,
+            trust_epoch: 0,
         };
         session.flush();
         session
@@ -130,6 +133,15 @@ impl TlsSession {
     /// Says who we are, for formats and headers.
     pub(super) fn set_local(&mut self, local: Option<Arc<Identity>>) {
         self.local = local;
+    }
+
+    pub(super) fn set_trust_epoch(&mut self, epoch: u64) {
+        self.trust_epoch = epoch;
+    }
+
+    /// When the client was judged, for [`super::ServerTls::still_believes`].
+    pub fn trust_epoch(&self) -> u64 {
+        self.trust_epoch
     }
 
     /// Notes the server name that is asked for.

@@ -116,6 +116,32 @@ impl Validation {
         }
     }
 
+    /// Whether everybody whom `before` believed is believed: nothing but authorities was added.
+    pub(super) fn extends(&self, before: &Self) -> bool {
+        let facts = |it: &Self| {
+            let names = format!("{:?}", it.names);
+            (
+                names,
+                it.certificate_pins.clone(),
+                it.key_pins.clone(),
+                it.allow_expired,
+                it.depth_max,
+                it.accept_untrusted,
+            )
+        };
+        before.anchors.is_empty() == self.anchors.is_empty()
+            && before.anchors.iter().all(|anchor| self.anchors.contains(anchor))
+            // Lists are not compared: one more look at each peer tells.
+            && self.revoked.is_empty()
+            && facts(before) == facts(self)
+    }
+
+    /// Whether a peer that was believed once is so now.
+    pub(super) fn believes(&self, peer: Peer, identity: &Identity) -> bool {
+        let chain: Vec<CertificateDer<'_>> = identity.chain.iter().map(|der| CertificateDer::from(&**der)).collect();
+        self.check(peer, &chain, None, UnixTime::now()).is_ok()
+    }
+
     /// Whether a peer's certificate proves anything when it is accepted.
     pub fn proves_identity(&self) -> bool {
         let checks = [self.anchors.is_empty(), self.certificate_pins.is_empty(), self.key_pins.is_empty()];

@@ -59,6 +59,10 @@ pub(super) struct State {
     first_epoch: u32,
 }
 
+fn trust_epoch(cluster: &Cluster) -> u64 {
+    cluster.tls.as_ref().map_or(0, |tls| tls.trust_epoch())
+}
+
 /// What one core knows of one cluster; made when the cluster is first used.
 pub(super) struct ClusterPool {
     pub(super) cluster: Arc<Cluster>,
@@ -74,6 +78,8 @@ pub(super) struct ClusterPool {
     began: u32,
     /// The cluster is gone; the pool goes with its last request.
     is_removed: bool,
+    /// Of the cluster's TLS: connections of before were made to servers that may not be believed any more.
+    trust_epoch: u64,
     /// When unused endpoints were last forgotten, where endpoints are found here.
     forgot_at: Nanos,
 }
@@ -161,7 +167,13 @@ impl Pools {
         let cluster = match cluster {
             Some(cluster) if Arc::ptr_eq(&pool.cluster, cluster) => return,
             // Its endpoints were found here.
-            Some(cluster) if cluster.original_dst.is_some() && pool.cluster.is_same_configuration(cluster) => return,
+            Some(cluster)
+                if cluster.original_dst.is_some()
+                    && pool.cluster.is_same_configuration(cluster)
+                    && pool.trust_epoch == trust_epoch(cluster) =>
+            {
+                return;
+            }
             Some(cluster) => cluster,
             None if pool.is_removed => return,
             // What still runs is counted to its end.
@@ -171,7 +183,8 @@ impl Pools {
             }
         };
         pool.is_removed = is_gone;
-        let is_same = pool.cluster.is_same_configuration(cluster);
+        let is_same = pool.cluster.is_same_configuration(cluster) && pool.trust_epoch == trust_epoch(cluster);
+        pool.trust_epoch = trust_epoch(cluster);
         let mut hosts: Vec<HostPool> = Vec::new();
         let mut active = Vec::new();
         for host in &cluster.endpoints.hosts {
@@ -991,6 +1004,7 @@ impl State {
                 epoch: first_epoch,
                 began: first_epoch,
                 is_removed: false,
+                trust_epoch: trust_epoch(cluster),
                 forgot_at: Nanos::ZERO,
             })
         }))

@@ -16,7 +16,7 @@ use crate::cluster::{Cluster, ClusterIndex};
 use crate::config::snapshot::Snapshot;
 use crate::telemetry::counters::Stats;
 use crate::telemetry::names::{ClusterManagerStat, ClusterStat};
-use crate::tls::secret::NamesSecrets;
+use crate::tls::secret::{NamesSecrets, SecretKey};
 
 #[derive(Default)]
 pub(super) struct Clusters {
@@ -318,6 +318,21 @@ impl Clusters {
             let live = live.filter(|live| newest.is_none_or(|newest| !Arc::ptr_eq(live, newest)));
             newest.into_iter().chain(live).map(|tls| &**tls as &dyn NamesSecrets)
         })
+    }
+
+    /// Has workers look again at the clusters of a context that a server may not be believed by any more.
+    pub(super) fn distrust(&mut self, key: &SecretKey, change: &mut Change<'_>) {
+        for held in self.held.values_mut() {
+            let Some(live) = held.live.as_mut() else { continue };
+            if live.tls.as_ref().is_some_and(|tls| tls.secrets().contains(key)) {
+                let is_newest = Arc::ptr_eq(live, &held.newest);
+                *live = Arc::new((**live).clone());
+                if is_newest {
+                    held.newest = Arc::clone(live);
+                }
+                show(change.draft, held.index, Some(Arc::clone(live)));
+            }
+        }
     }
 
     /// Lets every cluster go live that waits for nothing any more.

@@ -67,6 +67,8 @@ pub struct Discovery {
     records: Arc<Mutex<Records>>,
     /// What comes is from the disk: no server has sent it, and it does not count.
     is_restoring: bool,
+    /// A peer that was believed may not be any more.
+    ends_trust: bool,
 }
 
 /// The stream of one source.
@@ -104,6 +106,8 @@ struct Change<'a> {
     context: &'a mut ParseContext,
     records: &'a mut Records,
     stats: &'a mut DiscoveryStats,
+    /// A peer that was believed may not be any more.
+    ends_trust: &'a mut bool,
     /// Of the answer.
     version: Box<str>,
 }
@@ -148,6 +152,7 @@ impl Discovery {
             stats,
             records,
             is_restoring: false,
+            ends_trust: false,
         };
         discovery.open_channels(&plan.wildcards);
         for (kind, asked) in &plan.wildcards {
@@ -197,6 +202,11 @@ impl Discovery {
     /// Whether a listener that was replaced or removed still has connections, as far as is known.
     pub fn is_draining(&self) -> bool {
         self.listeners.counts().1 > 0
+    }
+
+    /// Whether, since the last call, a peer that was believed may not be any more.
+    pub fn take_ends_trust(&mut self) -> bool {
+        std::mem::take(&mut self.ends_trust)
     }
 
     /// When [`Self::on_time`] has something to do.
@@ -287,7 +297,8 @@ impl Discovery {
         let records = self.records.clone();
         let mut records = lock(&records);
         let (context, stats) = (&mut self.context, &mut self.stats);
-        let mut change = Change { draft, context, records: &mut records, stats, version: version.into() };
+        let ends_trust = &mut self.ends_trust;
+        let mut change = Change { draft, context, records: &mut records, stats, ends_trust, version: version.into() };
         act((&mut self.clusters, &mut self.listeners), &mut change)
     }
 

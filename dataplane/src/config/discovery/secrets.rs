@@ -36,9 +36,16 @@ pub(super) fn put(
         secret::check(secret, context).map(|()| Arc::new(secret.clone()))
     })?;
     let before = change.context.secrets.insert(&key, Found { body: body.into(), secret });
-    if let Err(reason) = renew(&key, clusters, listeners, change) {
-        change.context.secrets.restore(&key, before);
-        return Err(reason);
+    match renew(&key, clusters, listeners, change) {
+        Err(reason) => {
+            change.context.secrets.restore(&key, before);
+            return Err(reason);
+        }
+        Ok(true) => {
+            clusters.distrust(&key, change);
+            *change.ends_trust = true;
+        }
+        Ok(false) => {}
     }
     let config = change.config(resource);
     change.records.activate(Kind::Secret, &resource.name, config);
@@ -91,8 +98,9 @@ pub(super) fn wanted(
     wanted
 }
 
-/// Compiles everything that names the secret, and then gives it to new handshakes.
-fn renew(key: &SecretKey, clusters: &Clusters, listeners: &Listeners, change: &mut Change<'_>) -> Result<(), String> {
+/// Compiles everything that names the secret, and then gives it to new handshakes. Whether somebody who was believed may not be any
+/// more.
+fn renew(key: &SecretKey, clusters: &Clusters, listeners: &Listeners, change: &mut Change<'_>) -> Result<bool, String> {
     let users: Vec<&dyn NamesSecrets> = clusters
         .tls_contexts()
         .chain(listeners.tls_contexts(change.draft))
@@ -104,8 +112,11 @@ fn renew(key: &SecretKey, clusters: &Clusters, listeners: &Listeners, change: &m
         let problems = change.context.problems.take();
         renewed.push(made.map_err(|_| problems.first().map_or_else(String::new, ToString::to_string))?);
     }
-    renewed.into_iter().for_each(|renewed| renewed());
-    Ok(())
+    let mut ends_trust = false;
+    for renewed in renewed {
+        ends_trust |= renewed();
+    }
+    Ok(ends_trust)
 }
 
 /// Lets go live what waited for a secret alone.
