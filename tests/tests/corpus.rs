@@ -78,6 +78,9 @@ const REFUSED_BY_ENVOY: [&str; 2] = [
      `tcp-route-simple`, so a connection could go to either",
 ];
 
+/// The snapshots name files of the machine that they are made for; Envoy refuses to start without them too.
+const FILE_OF_ANOTHER_MACHINE: &str = "cannot read `/certs/ca.crt`: No such file or directory (os error 2)";
+
 /// How a feature is refused that the fields alone do not show, as where the first policy that is there is taken.
 const NOT_THERE_YET: &str = " is not there yet in this version";
 
@@ -126,8 +129,9 @@ impl Score {
             *self.features.entry(feature.to_owned()).or_default() += 1;
             return;
         }
-        let (known, unexplained): (Vec<_>, Vec<_>) =
-            problems.into_iter().partition(|problem| REFUSED_BY_ENVOY.contains(&problem.as_str()));
+        let (known, unexplained): (Vec<_>, Vec<_>) = problems.into_iter().partition(|problem| {
+            REFUSED_BY_ENVOY.contains(&problem.as_str()) || problem.ends_with(FILE_OF_ANOTHER_MACHINE)
+        });
         self.refused_by_envoy += known.len();
         self.accepted += usize::from(known.is_empty() && unexplained.is_empty());
         self.unexplained.extend(unexplained);
